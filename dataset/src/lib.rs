@@ -1,0 +1,4 @@
+//! Parquet as training data: the training [`layout`] and its [`writer`], the [`manifest`] of a dataset, the [`lanes`] that say who
+//! reads what and when, and the [`reader`]s that hand out ready batches.
+
+pub mod layout;
