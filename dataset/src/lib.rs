@@ -2,3 +2,4 @@
 //! reads what and when, and the [`reader`]s that hand out ready batches.
 
 pub mod layout;
+pub mod manifest;

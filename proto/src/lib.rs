@@ -2,6 +2,7 @@
 //!
 //! No IO lives here, and no decisions: parsing, checking and naming only.
 
+pub mod checkpoint;
 pub mod ids;
 pub mod spec;
 
