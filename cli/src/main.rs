@@ -1,1 +1,86 @@
-fn main() {}
+//! `lockstep`: every verb of the house in one binary. Arguments in, one verb carried out, one exit code out.
+
+mod args;
+mod children;
+mod client;
+mod datasets;
+mod document;
+mod errors;
+mod json;
+mod remote;
+mod resume;
+mod serve;
+mod signals;
+mod train;
+mod view;
+mod words;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Args, Verb};
+use errors::Fault;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match carry_out(args) {
+        Ok(code) => code,
+        Err(fault) => {
+            eprint!("{}", fault.render());
+            fault.exit_code()
+        }
+    }
+}
+
+fn carry_out(args: Args) -> Result<ExitCode, Fault> {
+    let log = args.log;
+    log_to_stderr(&log)?;
+    match args.verb {
+        Verb::Check(args) => document::check(&args),
+        Verb::Import(import) => datasets::import(import),
+        Verb::Generate(args) => datasets::generate(args),
+        Verb::Split(args) => datasets::split(args),
+        Verb::Inspect(args) => datasets::inspect(args),
+        Verb::Worker(args) => Err(children::become_worker(&args)),
+        verb => runtime()?.block_on(async {
+            match verb {
+                Verb::Train(args) => Box::pin(train::train(args, &log)).await,
+                Verb::Coordinator(args) => Box::pin(serve::serve(args)).await,
+                Verb::Submit(args) => remote::submit(args).await,
+                Verb::List(args) => remote::list(&args).await,
+                Verb::Status(args) => remote::status(&args).await,
+                Verb::Watch(args) => remote::watch(&args).await,
+                Verb::Metrics(args) => remote::metrics(args).await,
+                Verb::Checkpoints(args) => remote::checkpoints(&args).await,
+                Verb::Workers(args) => remote::workers(&args).await,
+                Verb::Stop(args) => remote::stop(&args).await,
+                Verb::Check(_)
+                | Verb::Import(_)
+                | Verb::Generate(_)
+                | Verb::Split(_)
+                | Verb::Inspect(_)
+                | Verb::Worker(_) => unreachable!("carried out above, without a runtime"),
+            }
+        }),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Fault> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Fault::run("cannot start threads").because(&error))
+}
+
+/// Data goes to stdout, so logs never do.
+fn log_to_stderr(filter: &str) -> Result<(), Fault> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
+        Fault::words(format!("`{filter}` is not a log filter"))
+            .because(&error)
+            .hint("write `--log info`, or `--log coordinator=debug,warn`")
+    })?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(())
+}

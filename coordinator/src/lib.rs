@@ -1,1 +1,297 @@
+//! The control plane: takes runs, seats workers, keeps what they report and what they leave behind.
+//!
+//! [`run`] decides, and is pure. `driver` owns it and does what it says, one inbox in front. `sessions` and `service` turn the wire
+//! into calls and back, `journal` and [`checkpoints`] are the disk. Workers never choose ranks, RPC handlers decide nothing, and the
+//! coordinator is on no step's path.
 
+mod archive;
+pub mod checkpoints;
+mod clock;
+mod driver;
+mod history;
+mod inbox;
+mod journal;
+mod nursery;
+mod pool;
+mod preparation;
+pub mod refusal;
+pub mod run;
+mod service;
+mod sessions;
+mod submission;
+mod watch;
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use proto::{
+    WorkerId,
+    v1::{self, runs_server::RunsServer, workers_server::WorkersServer},
+};
+use tokio::{
+    net::TcpListener,
+    sync::{broadcast, oneshot},
+    task::JoinSet,
+    time::timeout,
+};
+use tonic::transport::{Server, server::TcpIncoming};
+
+pub use checkpoints::{CheckpointError, VerifiedCheckpoint, resolve_resume, resolve_start};
+pub use clock::Timestamp;
+pub use journal::JournalError;
+pub use preparation::BuildManifest;
+pub use refusal::failure_of;
+
+use archive::Archive;
+use clock::Clock;
+use driver::{Driver, DriverState};
+use history::History;
+use inbox::{Call, Inbox};
+use journal::Journal;
+use nursery::Nursery;
+use pool::Pool;
+use service::{Front, Limits, MESSAGE_AT_MOST};
+use sessions::Rhythm;
+
+/// Events that may wait for the slowest watcher.
+const EVENTS: usize = 1024;
+
+/// How long a shutdown waits for each of: records, open calls, checkpoints under way.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Where and how a coordinator runs.
+#[derive(Clone)]
+pub struct Config {
+    /// Port 0: one that is free.
+    pub listen: SocketAddr,
+    /// Holds the journal. Absent: a folder of its own, gone when the coordinator is.
+    pub state_dir: Option<PathBuf>,
+    /// How often workers show that they live; after five missing ones a worker is gone.
+    pub heartbeat: Duration,
+    /// How long a new session may take to say who it is.
+    pub join_within: Duration,
+    /// Workers are started by this process alone, which does not start them again: one that ends before its run begins, or is
+    /// refused, fails the run at once instead of at `cluster.join_timeout`.
+    pub own_workers: bool,
+    pub build_manifest: Arc<BuildManifest>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: proto::DEFAULT_ADDRESS.parse().unwrap_or_else(|_| (Ipv4Addr::LOCALHOST, 7070).into()),
+            state_dir: None,
+            heartbeat: Duration::from_secs(1),
+            join_within: Duration::from_secs(10),
+            own_workers: false,
+            build_manifest: Arc::new(dataset::manifest::build),
+        }
+    }
+}
+
+/// Why a coordinator did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen on {address}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("address {address} is in use")]
+    InUse { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("cannot make a folder for the state")]
+    StateFolder(#[source] io::Error),
+    #[error("services cannot be described")]
+    Reflection(#[source] tonic_reflection::server::Error),
+}
+
+impl StartError {
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::InUse { .. } => {
+                "another coordinator may run there: talk to that one, or listen on another port (0: any)"
+            }
+            Self::Listen { .. } => "give an address of this machine, as `host:port`",
+            Self::Journal(error) => error.hint(),
+            Self::StateFolder(_) => "set a state folder, or make room where temporary files go",
+            Self::Reflection(_) => "this is a fault of the build: install lockstep anew",
+        }
+    }
+}
+
+/// A running coordinator. Dropped without [`Coordinator::shutdown`] it ends at once, as if its process had died.
+pub struct Coordinator {
+    address: SocketAddr,
+    handle: Handle,
+    /// The driver and the server: neither ends by itself.
+    core: JoinSet<()>,
+    archive: JoinSet<()>,
+    _tasks: JoinSet<()>,
+    close: oneshot::Sender<()>,
+    _journal: CloseOnDrop,
+    /// Removed last.
+    _private_state: Option<tempfile::TempDir>,
+}
+
+/// Connections may outlive the coordinator by a little; the state folder is free at once.
+struct CloseOnDrop(Journal);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// What the process that starts workers tells the coordinator.
+#[derive(Clone)]
+pub struct Handle(Inbox);
+
+impl Handle {
+    /// A worker process has ended: `cause` ("killed by signal 9", "exited with status 1") explains what its session cannot.
+    pub async fn worker_exited(&self, slot: u32, life: u32, cause: String) {
+        self.0.tell(Call::Exited { worker: WorkerId { slot, life }, why: cause }).await;
+    }
+}
+
+impl Coordinator {
+    /// Listens before it returns. Runs that an earlier life of this state folder left unfinished are listed as interrupted.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let listener = listen(config.listen).await?;
+        let address = listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let private = match config.state_dir {
+            Some(_) => None,
+            None => Some(tempfile::tempdir().map_err(StartError::StateFolder)?),
+        };
+        let folder = private.as_ref().map(|private| private.path().to_owned()).or(config.state_dir).unwrap_or_default();
+        let clock = Clock::start();
+        let opening = tokio::task::spawn_blocking(move || {
+            let journal = Journal::open(&folder)?;
+            let history = History::load(&journal, clock.now())?;
+            Ok::<_, JournalError>((journal, history))
+        });
+        let opened = opening.await.map_err(|error| StartError::StateFolder(io::Error::other(error)))?;
+        let (journal, history) = opened?;
+
+        let mut tasks = JoinSet::new();
+        let mut archive = JoinSet::new();
+        let mut core = JoinSet::new();
+        let (inbox, calls) = Inbox::new();
+        let (events, _) = broadcast::channel(EVENTS);
+        let nursery = Nursery::start(&mut tasks);
+        let driver = Driver {
+            clock,
+            inbox: inbox.clone(),
+            journal: journal.clone(),
+            history,
+            pool: Pool::new(config.heartbeat),
+            archive: Archive::start(&mut archive, inbox.clone()),
+            nursery: nursery.clone(),
+            events: events.clone(),
+            build_manifest: config.build_manifest,
+            own_workers: config.own_workers,
+            state: DriverState::default(),
+        };
+        let tick = (config.heartbeat / 4).clamp(Duration::from_millis(10), Duration::from_millis(250));
+        core.spawn(driver.drive(calls, tick));
+
+        let close_on_drop = CloseOnDrop(journal.clone());
+        let rhythm = Rhythm { join_within: config.join_within, heartbeat: config.heartbeat };
+        let limits = Limits::default();
+        let front = Front { inbox: inbox.clone(), journal, events, nursery, rhythm, limits };
+        let (close, closed) = oneshot::channel();
+        core.spawn(serve(front, listener, closed).await?);
+        tracing::info!(%address, "coordinator listens");
+        let handle = Handle(inbox);
+        Ok(Self {
+            address,
+            handle,
+            core,
+            archive,
+            _tasks: tasks,
+            close,
+            _journal: close_on_drop,
+            _private_state: private,
+        })
+    }
+
+    /// Where it listens, with the port it got.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// See [`Handle::worker_exited`].
+    pub async fn worker_exited(&self, slot: u32, life: u32, cause: String) {
+        self.handle.worker_exited(slot, life, cause).await;
+    }
+
+    /// Returns only if the coordinator broke: it does not end by itself.
+    pub async fn broken(&mut self) {
+        self.core.join_next().await;
+    }
+
+    /// Stops what still runs (resumable from its checkpoints), dismisses the workers, and ends once records and checkpoints are on disk.
+    pub async fn shutdown(mut self) {
+        let asked = self.handle.0.ask(|reply| Call::ShutDown { reply });
+        if timeout(FAREWELL, asked).await.is_err() {
+            tracing::error!("driver does not answer, records may be lost");
+        }
+        let _ = self.close.send(());
+        if timeout(FAREWELL, async { while self.core.join_next().await.is_some() {} }).await.is_err() {
+            tracing::warn!("clients still hold their connections, closing them");
+        }
+        self.core.shutdown().await;
+        if timeout(FAREWELL, async { while self.archive.join_next().await.is_some() {} }).await.is_err() {
+            tracing::warn!("a checkpoint is still being published, leaving it");
+        }
+        tracing::info!("coordinator ended");
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => StartError::InUse { address, source },
+        _ => StartError::Listen { address, source },
+    })
+}
+
+async fn serve(
+    front: Front,
+    listener: TcpListener,
+    closed: oneshot::Receiver<()>,
+) -> Result<impl Future<Output = ()> + Send + use<>, StartError> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<RunsServer<Front>>().await;
+    health.set_serving::<WorkersServer<Front>>().await;
+    let describe = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let runs = RunsServer::new(front.clone());
+    let workers = WorkersServer::new(front);
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .add_service(health_service)
+        .add_service(describe().build_v1().map_err(StartError::Reflection)?)
+        // What most clients in other languages still ask for.
+        .add_service(describe().build_v1alpha().map_err(StartError::Reflection)?)
+        .add_service(runs.max_decoding_message_size(MESSAGE_AT_MOST).max_encoding_message_size(MESSAGE_AT_MOST))
+        .add_service(workers.max_decoding_message_size(MESSAGE_AT_MOST).max_encoding_message_size(MESSAGE_AT_MOST));
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    Ok(async move {
+        let until = async {
+            let _ = closed.await;
+        };
+        if let Err(error) = server.serve_with_incoming_shutdown(incoming, until).await {
+            tracing::error!(%error, "server ended");
+        }
+    })
+}

@@ -3,3 +3,9 @@
 
 pub mod layout;
 pub mod manifest;
+pub mod lanes;
+pub mod lists;
+pub mod reader;
+pub mod seeded;
+pub mod source;
+pub mod writer;

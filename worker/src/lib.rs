@@ -1,1 +1,10 @@
+//! One process per device: the model, its losses, the collectives, THE training loop, validation and checkpoints. The only crate
+//! that links libtorch.
 
+pub mod collective;
+pub mod job;
+pub mod loss;
+pub mod model;
+pub mod optimizer;
+pub mod parameters;
+pub mod session;

@@ -1,1 +1,80 @@
-fn main() {}
+//! `lockstep-worker`: joins a coordinator and trains what it is seated for. Started by `lockstep`, rarely by hand.
+
+use std::{io::Read as _, process::ExitCode, thread};
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+use worker::session::{self, Identity, SessionError};
+
+#[derive(Parser)]
+#[command(name = "lockstep-worker", version, about = "Joins a coordinator and trains what it is seated for")]
+struct Args {
+    /// Where the coordinator is
+    #[arg(long, env = "LOCKSTEP_COORDINATOR", default_value = "http://127.0.0.1:7070")]
+    coordinator: String,
+    /// This worker's number on its machine: its name over restarts
+    #[arg(long, default_value_t = 1)]
+    slot: u32,
+    /// Which process in that slot this is, from 1
+    #[arg(long, default_value_t = 1)]
+    life: u32,
+    /// cpu, cuda or auto
+    #[arg(long, default_value = "auto", value_parser = ["auto", "cpu", "cuda"])]
+    device: String,
+    /// What to log, as in RUST_LOG
+    #[arg(long, env = "LOCKSTEP_LOG", default_value = "info")]
+    log: String,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = EnvFilter::try_new(&args.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    if args.device == "cuda" {
+        eprintln!("error: this worker has no CUDA: its libtorch was built for CPUs");
+        eprintln!("hint: use `--device cpu`, or leave it at `auto`");
+        return ExitCode::from(2);
+    }
+    leave_with_parent();
+    // One thread is enough for a session; the rest of the machine is for training.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: no async runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let identity = Identity { coordinator: args.coordinator, slot: args.slot, life: args.life };
+    match runtime.block_on(session::serve(identity)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            let mut cause = std::error::Error::source(&error);
+            while let Some(inner) = cause {
+                eprintln!("  caused by: {inner}");
+                cause = inner.source();
+            }
+            if let SessionError::Refused { hint, .. } = &error
+                && !hint.is_empty()
+            {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A worker started with a pipe as its standard input lives as long as whoever holds the other end.
+fn leave_with_parent() {
+    let is_pipe = rustix::fs::fstat(std::io::stdin())
+        .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo);
+    if !is_pipe {
+        return;
+    }
+    thread::spawn(|| {
+        let mut sink = [0; 64];
+        while std::io::stdin().read(&mut sink).is_ok_and(|read| read > 0) {}
+        tracing::warn!("the process that started this worker is gone");
+        std::process::exit(3);
+    });
+}

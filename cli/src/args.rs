@@ -1,0 +1,244 @@
+//! What can be typed. The doc comments are the help texts.
+
+mod datasets;
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels, Layout, OutputArgs, SplitArgs};
+
+/// Trains ranking models on Parquet, data-parallel, with one command.
+#[derive(Debug, Parser)]
+#[command(name = "lockstep", version = proto::VERSION, max_term_width = 120)]
+pub struct Args {
+    #[command(subcommand)]
+    pub verb: Verb,
+    /// What to log on stderr: `error`, `warn`, `info`, `debug`, or `coordinator=debug,warn`.
+    #[arg(long, global = true, env = "LOCKSTEP_LOG", default_value = "warn", value_name = "FILTER")]
+    pub log: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Train on this machine: a coordinator and its workers, until the run ends.
+    Train(TrainArgs),
+    /// Report every problem of a run.toml, start nothing.
+    Check(CheckArgs),
+    /// Turn text data into training Parquet.
+    #[command(subcommand)]
+    Import(Import),
+    /// Make a synthetic ranking dataset whose true ranking is known.
+    Generate(GenerateArgs),
+    /// Split a dataset by query, never through one.
+    Split(SplitArgs),
+    /// Show what a dataset holds, and what is odd about it.
+    Inspect(InspectArgs),
+    /// Run a standing coordinator.
+    Coordinator(CoordinatorArgs),
+    /// Run one worker for a standing coordinator.
+    Worker(WorkerArgs),
+    /// Hand a run to a standing coordinator.
+    Submit(SubmitArgs),
+    /// List a coordinator's runs, the newest first.
+    List(ClientArgs),
+    /// Show how a run is doing.
+    Status(RunArgs),
+    /// Follow a run until it ends.
+    Watch(RunArgs),
+    /// Show a run's curves.
+    Metrics(MetricsArgs),
+    /// List a run's checkpoints.
+    Checkpoints(RunArgs),
+    /// List a coordinator's workers.
+    Workers(ClientArgs),
+    /// Save a checkpoint and stop a run.
+    Stop(StopArgs),
+}
+
+/// The document and what is set over it.
+#[derive(Debug, clap::Args)]
+pub struct DocumentArgs {
+    /// What to train.
+    #[arg(value_name = "RUN.TOML")]
+    pub file: PathBuf,
+    /// Set any key over the document: `--set training.epochs=5`. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub sets: Vec<(String, String)>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub document: DocumentArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct TrainArgs {
+    #[command(flatten)]
+    pub document: DocumentArgs,
+    /// Worker processes; over `cluster.workers`.
+    #[arg(long, env = "LOCKSTEP_WORKERS", value_name = "N")]
+    pub workers: Option<u32>,
+    /// What workers compute on; over `cluster.device`.
+    #[arg(long, env = "LOCKSTEP_DEVICE", value_enum)]
+    pub device: Option<Device>,
+    /// Continue from a checkpoint: `latest`, `best`, or the folder of a checkpoint or a run.
+    #[arg(long, value_name = "WHICH", num_args = 0..=1, default_missing_value = "latest")]
+    pub resume: Option<String>,
+    /// Where the coordinator listens [default: 127.0.0.1:7070, or any free port where that is taken].
+    #[arg(long, env = "LOCKSTEP_LISTEN", value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Where the coordinator keeps its journal and logs [default: <checkpoint.dir>/.state].
+    #[arg(long, env = "LOCKSTEP_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Print each event as one line of JSON on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+impl Device {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct CoordinatorArgs {
+    #[arg(long, env = "LOCKSTEP_LISTEN", value_name = "ADDR", default_value = proto::DEFAULT_ADDRESS)]
+    pub listen: SocketAddr,
+    /// Where it keeps its journal, and finds it again after a restart.
+    #[arg(long, env = "LOCKSTEP_STATE", value_name = "DIR", default_value = ".lockstep")]
+    pub state: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct WorkerArgs {
+    #[command(flatten)]
+    pub at: At,
+    /// Its number on this machine: makes its name stable over restarts.
+    #[arg(long, value_name = "N")]
+    pub slot: Option<u32>,
+    #[arg(long, env = "LOCKSTEP_DEVICE", value_enum)]
+    pub device: Option<Device>,
+}
+
+/// Which coordinator.
+#[derive(Clone, Debug, clap::Args)]
+pub struct At {
+    #[arg(long, env = "LOCKSTEP_COORDINATOR", value_name = "URL", default_value = "http://127.0.0.1:7070")]
+    pub coordinator: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ClientArgs {
+    #[command(flatten)]
+    pub at: At,
+    /// Print JSON on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// Which run [default: the newest].
+    pub run: Option<String>,
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct MetricsArgs {
+    /// Which run [default: the newest].
+    pub run: Option<String>,
+    /// Which curves, `train/loss` or `validation/ndcg@10` [default: all].
+    pub names: Vec<String>,
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct StopArgs {
+    /// Which run [default: the newest].
+    pub run: Option<String>,
+    /// Stop at once, without saving.
+    #[arg(long)]
+    pub now: bool,
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct SubmitArgs {
+    #[command(flatten)]
+    pub document: DocumentArgs,
+    /// Continue from a checkpoint: `latest`, `best`, or the folder of a checkpoint or a run.
+    #[arg(long, value_name = "WHICH", num_args = 0..=1, default_missing_value = "latest")]
+    pub resume: Option<String>,
+    /// Follow the run until it ends.
+    #[arg(long)]
+    pub watch: bool,
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        None => Err("there is no `=`: write `--set training.epochs=5`".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Verb {
+        Args::try_parse_from(line.split(' ')).unwrap().verb
+    }
+
+    #[test]
+    fn the_arguments_are_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn resume_takes_an_optional_checkpoint_and_the_file_may_stand_before_it() {
+        let Verb::Train(args) = parse("lockstep train run.toml --resume --workers 2") else { panic!("not train") };
+        assert_eq!((args.resume.as_deref(), args.workers), (Some("latest"), Some(2)));
+        let Verb::Train(args) = parse("lockstep train run.toml --resume best") else { panic!("not train") };
+        assert_eq!(args.resume.as_deref(), Some("best"));
+        let Verb::Train(args) = parse("lockstep train run.toml") else { panic!("not train") };
+        assert_eq!(args.resume, None);
+    }
+
+    #[test]
+    fn sets_are_split_at_the_first_equals_sign() {
+        let Verb::Check(args) = parse("lockstep check run.toml --set a.b=c=d --set x=1") else { panic!("not check") };
+        assert_eq!(args.document.sets, [("a.b".into(), "c=d".into()), ("x".into(), "1".into())]);
+        assert!(Args::try_parse_from(["lockstep", "check", "run.toml", "--set", "x"]).is_err());
+    }
+
+    #[test]
+    fn metrics_takes_a_run_and_then_names() {
+        let Verb::Metrics(args) = parse("lockstep metrics r-1 train/loss validation/map --json") else {
+            panic!("not metrics")
+        };
+        assert_eq!(args.run.as_deref(), Some("r-1"));
+        assert_eq!(args.names, ["train/loss", "validation/map"]);
+        assert!(args.client.json);
+    }
+}

@@ -1,0 +1,162 @@
+//! Talking to a coordinator: connecting, asking, and turning what it refuses into a [`Fault`].
+
+use std::time::Duration;
+
+use proto::v1::{RunEvent, WatchRequest, runs_client::RunsClient, workers_client::WorkersClient};
+use tonic::{
+    Code, Status, Streaming,
+    transport::{Channel, Endpoint},
+};
+
+use crate::errors::Fault;
+
+/// A person who asks does not wait longer for nobody.
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long a watcher waits for a coordinator that went away to come back.
+const RETURN_WITHIN: Duration = Duration::from_secs(60);
+
+/// Clients of one coordinator; clones share the connection.
+#[derive(Clone)]
+pub struct Client {
+    url: String,
+    pub runs: RunsClient<Channel>,
+    pub workers: WorkersClient<Channel>,
+}
+
+impl Client {
+    pub async fn connect(url: &str) -> Result<Self, Fault> {
+        let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        let wrong = || {
+            Fault::words(format!("`{url}` is not the address of a coordinator"))
+                .hint("write `--coordinator http://127.0.0.1:7070`, or set LOCKSTEP_COORDINATOR")
+        };
+        let endpoint = Endpoint::from_shared(url.clone()).map_err(|error| wrong().because(&error))?;
+        if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().host().is_none() {
+            return Err(wrong());
+        }
+        let endpoint = endpoint
+            .connect_timeout(CONNECT_WITHIN)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(10));
+        let connecting = tokio::time::timeout(CONNECT_WITHIN, endpoint.connect());
+        let nobody = || {
+            Fault::run(format!("no coordinator answers at {url}"))
+                .hint("start one with `lockstep coordinator`, or name another with `--coordinator URL` (LOCKSTEP_COORDINATOR)")
+        };
+        let channel = match connecting.await {
+            Ok(connected) => connected.map_err(|error| nobody().because(&error))?,
+            Err(_) => return Err(nobody().caused_by(format!("nothing within {} s", CONNECT_WITHIN.as_secs()))),
+        };
+        // A run's document and its curves may be long.
+        let room = 256 << 20;
+        Ok(Self {
+            url,
+            runs: RunsClient::new(channel.clone()).max_decoding_message_size(room),
+            workers: WorkersClient::new(channel).max_decoding_message_size(room),
+        })
+    }
+
+    /// What a status says, as the coordinator meant it.
+    pub fn fault(&self, status: &Status) -> Fault {
+        if is_absence(status) && status.metadata().is_empty() {
+            return Fault::run(format!("the coordinator at {} went away", self.url))
+                .because(status)
+                .hint("look at its log; it continues where it was when it is started again");
+        }
+        Fault::from(coordinator::failure_of(status))
+    }
+
+    /// The run's events from its first on, surviving a coordinator that is restarted meanwhile.
+    pub async fn watch(&self, run_id: &str) -> Result<Events, Fault> {
+        let mut events =
+            Events { client: self.clone(), run_id: run_id.to_owned(), after_sequence: 0, stream: None, ended: false };
+        events.stream = Some(events.open().await.map_err(|status| self.fault(&status))?);
+        Ok(events)
+    }
+}
+
+/// The coordinator is not there, rather than unwilling.
+fn is_absence(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded)
+}
+
+/// A run's events, each once and in order.
+pub struct Events {
+    client: Client,
+    run_id: String,
+    after_sequence: u64,
+    stream: Option<Streaming<RunEvent>>,
+    ended: bool,
+}
+
+impl Events {
+    async fn open(&mut self) -> Result<Streaming<RunEvent>, Status> {
+        let request = WatchRequest { run_id: self.run_id.clone(), after_sequence: self.after_sequence };
+        Ok(self.client.runs.watch(request).await?.into_inner())
+    }
+
+    /// The next event; none after the one that ends the run. Safe to drop while it waits.
+    pub async fn next(&mut self) -> Result<Option<RunEvent>, Fault> {
+        if self.ended {
+            return Ok(None);
+        }
+        let mut lost: Option<(tokio::time::Instant, Status)> = None;
+        loop {
+            let problem = match &mut self.stream {
+                Some(stream) => match stream.message().await {
+                    Ok(Some(event)) => {
+                        self.after_sequence = event.sequence;
+                        self.ended = matches!(event.event, Some(proto::v1::run_event::Event::Ended(_)));
+                        return Ok(Some(event));
+                    }
+                    Ok(None) => Status::unavailable("the coordinator ended the stream of events"),
+                    Err(status) => status,
+                },
+                None => match self.open().await {
+                    Ok(stream) => {
+                        self.stream = Some(stream);
+                        continue;
+                    }
+                    Err(status) => status,
+                },
+            };
+            self.stream = None;
+            if !is_absence(&problem) {
+                return Err(self.client.fault(&problem));
+            }
+            let (since, first) = lost.get_or_insert_with(|| {
+                eprintln!("lost the coordinator, waiting for it to come back");
+                (tokio::time::Instant::now(), problem)
+            });
+            if since.elapsed() > RETURN_WITHIN {
+                let first = first.clone();
+                return Err(self.client.fault(&first));
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_there_is_said_at_once_with_a_hint() {
+        // A port that was free a moment ago.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let fault = Client::connect(&format!("127.0.0.1:{port}")).await.map(drop).unwrap_err().render();
+        assert!(fault.starts_with(&format!("error: no coordinator answers at http://127.0.0.1:{port}\n")), "{fault}");
+        assert!(fault.contains("Connection refused") && fault.contains("hint: start one"), "{fault}");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_none_is_the_words_fault() {
+        for url in ["ftp://somewhere", "http://", "not a url"] {
+            let fault = Client::connect(url).await.map(drop).unwrap_err();
+            assert_eq!(fault.exit_code(), std::process::ExitCode::from(2), "{url}");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Who is there to train: the workers of all sessions, what each is doing, and the queue to each. The driver owns it; nothing waits.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use proto::{
+    Generation, RunId, WorkerId,
+    v1::{self, coordinator_message},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    clock::Timestamp,
+    refusal::{Refusal, RefusalKind},
+};
+
+/// What a session sends to its worker.
+pub type Outbox = mpsc::Sender<Result<v1::CoordinatorMessage, tonic::Status>>;
+
+/// Messages that a worker may leave unread before it counts as too slow.
+pub const OUTBOX: usize = 64;
+
+/// How long a worker may take to give up a job that its run no longer wants.
+const FINISH_WITHIN: Duration = Duration::from_secs(30);
+
+/// Workers that left and are still listed.
+const DEPARTED_KEPT: usize = 64;
+
+pub struct Pool {
+    workers: BTreeMap<WorkerId, Worker>,
+    /// The newest life seen of each slot.
+    lives: BTreeMap<u32, u32>,
+    departed: VecDeque<v1::WorkerStatus>,
+    heartbeat: Duration,
+}
+
+struct Worker {
+    about: v1::Join,
+    outbox: Outbox,
+    /// Dropped with the worker, which ends its session.
+    _hang_up: oneshot::Sender<()>,
+    state: State,
+    step: u64,
+    heard: Timestamp,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Idle,
+    /// Given to a run that is not complete yet.
+    Held(RunId),
+    Seated(Place),
+    /// Its job has ended, its run has not.
+    Done(Place),
+    /// Its run has ended, its job has not.
+    Finishing {
+        place: Place,
+        since: Timestamp,
+    },
+}
+
+/// A rank in a generation of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub run: RunId,
+    pub generation: Generation,
+    pub rank: u32,
+    pub world: u32,
+}
+
+impl Pool {
+    pub fn new(heartbeat: Duration) -> Self {
+        Self { workers: BTreeMap::new(), lives: BTreeMap::new(), departed: VecDeque::new(), heartbeat }
+    }
+
+    /// Takes a worker in. A former life of its slot that is still listed is returned: it must be seen off.
+    pub fn join(
+        &mut self,
+        now: Timestamp,
+        about: v1::Join,
+        outbox: Outbox,
+        hang_up: oneshot::Sender<()>,
+    ) -> Result<(WorkerId, Option<WorkerId>), Refusal> {
+        let id = WorkerId { slot: about.slot, life: about.life };
+        if about.version != proto::VERSION {
+            return Err(Refusal::new(
+                RefusalKind::Conflict,
+                format!("worker `{id}` is of version {}, the coordinator of {}", about.version, proto::VERSION),
+                "install the same version of lockstep everywhere",
+            ));
+        }
+        if let Some(newest) = self.lives.get(&id.slot).filter(|newest| **newest >= id.life) {
+            return Err(Refusal::new(
+                RefusalKind::Conflict,
+                format!("worker `{id}` cannot join: slot {} is in its life {newest} already", id.slot),
+                "give each worker a slot of its own, and a restarted one a greater life",
+            ));
+        }
+        self.lives.insert(id.slot, id.life);
+        let former = self.workers.keys().find(|worker| worker.slot == id.slot).copied();
+        let worker = Worker { about, outbox, _hang_up: hang_up, state: State::Idle, step: 0, heard: now };
+        self.workers.insert(id, worker);
+        let heartbeat_millis = u64::try_from(self.heartbeat.as_millis()).unwrap_or(u64::MAX);
+        let welcome = v1::Welcome { worker: id.to_string(), heartbeat_millis };
+        // Its queue is empty: there is room.
+        let _ = self.send(id, coordinator_message::Message::Welcome(welcome));
+        Ok((id, former))
+    }
+
+    /// Queues a message, or says why this worker cannot be reached any more.
+    pub fn send(&self, id: WorkerId, message: coordinator_message::Message) -> Result<(), String> {
+        let Some(worker) = self.workers.get(&id) else { return Ok(()) };
+        let message = v1::CoordinatorMessage { message: Some(message) };
+        worker.outbox.try_send(Ok(message)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => format!("too slow: {OUTBOX} messages wait to be read by it"),
+            mpsc::error::TrySendError::Closed(_) => "session closed".to_owned(),
+        })
+    }
+
+    /// Forgets a worker; its session ends. `false` where it was gone already.
+    pub fn leave(&mut self, id: WorkerId, why: &str) -> bool {
+        let Some(worker) = self.workers.remove(&id) else { return false };
+        if self.departed.len() == DEPARTED_KEPT {
+            self.departed.pop_front();
+        }
+        let status = v1::WorkerStatus { state: format!("left: {why}"), ..worker.status(id) };
+        self.departed.push_back(status);
+        true
+    }
+
+    /// A process's exit explains more than the silence that was noticed first.
+    pub fn explain_departure(&mut self, id: WorkerId, why: &str) {
+        let name = id.to_string();
+        if let Some(departed) = self.departed.iter_mut().find(|departed| departed.worker == name) {
+            departed.state = format!("left: {why}");
+        }
+    }
+
+    pub fn heard(&mut self, now: Timestamp, id: WorkerId, step: Option<u64>) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.heard = now;
+            worker.step = step.unwrap_or(worker.step);
+        }
+    }
+
+    /// By slot.
+    pub fn idle(&self) -> Vec<WorkerId> {
+        let idle = self.workers.iter().filter(|(_, worker)| matches!(worker.state, State::Idle));
+        idle.map(|(id, _)| *id).collect()
+    }
+
+    pub fn hold(&mut self, id: WorkerId, run: &RunId) {
+        self.set(id, State::Held(run.clone()));
+    }
+
+    pub fn seat(&mut self, id: WorkerId, place: Place) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.step = 0;
+        }
+        self.set(id, State::Seated(place));
+    }
+
+    /// The worker said that it works no more for this generation of this run.
+    pub fn job_ended(&mut self, id: WorkerId, run: &RunId, generation: Generation) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let same = |place: &Place| place.run == *run && place.generation == generation;
+        worker.state = match std::mem::replace(&mut worker.state, State::Idle) {
+            State::Seated(place) if same(&place) => State::Done(place),
+            State::Finishing { place, .. } if same(&place) => State::Idle,
+            state => state,
+        };
+    }
+
+    /// The run has no more use for it: idle, or as soon as it has given up its job.
+    pub fn release(&mut self, now: Timestamp, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.state = match std::mem::replace(&mut worker.state, State::Idle) {
+            State::Seated(place) => State::Finishing { place, since: now },
+            State::Finishing { place, since } => State::Finishing { place, since },
+            State::Idle | State::Held(_) | State::Done(_) => State::Idle,
+        };
+    }
+
+    fn set(&mut self, id: WorkerId, state: State) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.state = state;
+        }
+    }
+
+    /// Those who cannot be reached or do not let go of a job, and why.
+    pub fn lost(&self, now: Timestamp) -> Vec<(WorkerId, String)> {
+        let lost = self.workers.iter().filter_map(|(id, worker)| match &worker.state {
+            _ if worker.outbox.is_closed() => Some((*id, "session closed".to_owned())),
+            State::Finishing { place, since } if now.since(*since) > FINISH_WITHIN => {
+                let seconds = FINISH_WITHIN.as_secs();
+                Some((*id, format!("it did not give up its job for run `{}` within {seconds} s", place.run)))
+            }
+            _ => None,
+        });
+        lost.collect()
+    }
+
+    pub fn everyone(&self) -> Vec<WorkerId> {
+        self.workers.keys().copied().collect()
+    }
+
+    pub fn about(&self, id: WorkerId) -> Option<&v1::Join> {
+        self.workers.get(&id).map(|worker| &worker.about)
+    }
+
+    /// Those who are here by slot, then the newest of those who left.
+    pub fn statuses(&self) -> Vec<v1::WorkerStatus> {
+        let here = self.workers.iter().map(|(id, worker)| worker.status(*id));
+        here.chain(self.departed.iter().rev().cloned()).collect()
+    }
+
+    /// Those of one run.
+    pub fn statuses_of(&self, run: &str) -> Vec<v1::WorkerStatus> {
+        let statuses = self.workers.iter().map(|(id, worker)| worker.status(*id));
+        statuses.filter(|status| status.run_id == run).collect()
+    }
+}
+
+impl Worker {
+    fn status(&self, id: WorkerId) -> v1::WorkerStatus {
+        let (state, run, place) = match &self.state {
+            State::Idle => ("idle", String::new(), None),
+            State::Held(run) => ("waiting for its run to be complete", run.to_string(), None),
+            State::Seated(place) => ("training", place.run.to_string(), Some(place)),
+            State::Done(place) => ("done, its run is not", place.run.to_string(), Some(place)),
+            State::Finishing { place, .. } => ("giving up its job", place.run.to_string(), Some(place)),
+        };
+        v1::WorkerStatus {
+            worker: id.to_string(),
+            host: self.about.host.clone(),
+            pid: self.about.pid,
+            device: self.about.device.clone(),
+            state: state.to_owned(),
+            run_id: run,
+            rank: place.map_or(0, |place| place.rank),
+            world: place.map_or(0, |place| place.world),
+            step: self.step,
+            last_heartbeat_unix_micros: self.heard.unix_micros(),
+        }
+    }
+}

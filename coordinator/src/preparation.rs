@@ -1,0 +1,130 @@
+//! Before a run can train: its manifests, checked against what it asks for, the checkpoints it starts from, and its folder. Blocking.
+
+use std::{path::Path, sync::Arc};
+
+use dataset::manifest::DatasetError;
+use proto::{RunId, RunSpec, spec::Data, v1};
+
+use crate::{
+    checkpoints::{CheckpointError, Claim, RunFolder, VerifiedCheckpoint, resolve_resume, resolve_start},
+    run::Prepared,
+};
+
+/// Builds the manifest of a dataset: [`dataset::manifest::build`], or a test's own.
+pub type BuildManifest = dyn Fn(&Path, &Data, bool) -> Result<v1::Manifest, DatasetError> + Send + Sync;
+
+/// All that seats need beside places.
+pub struct Preparation {
+    pub summary: Prepared,
+    pub train: v1::Manifest,
+    pub validation: Option<v1::Manifest>,
+    /// Folder of a verified checkpoint; empty: a fresh start.
+    pub resume_from: String,
+    pub claim: Arc<Claim>,
+}
+
+pub fn prepare(
+    run: &RunId,
+    spec: &RunSpec,
+    resume_from: &str,
+    build: &BuildManifest,
+) -> Result<Preparation, v1::Failure> {
+    let (train, validation) = manifests(spec, build)?;
+    let start = spec.model.start_from.as_ref().map(|from| resolve_start(spec, from, Some(&train)));
+    let start = start.transpose().map_err(refused)?;
+    let resume = match resume_from {
+        "" => None,
+        what => Some(resolve_resume(spec, what, Some(&train)).map_err(refused)?),
+    };
+    let claim = Arc::new(Claim::take(RunFolder::of(spec), run).map_err(refused)?);
+    if resume.is_none() {
+        // Looked at before it was taken, at the submission; now for good.
+        claim.folder.refuse_if_taken(&spec.name).map_err(|error| {
+            let _ = claim.remove_staging();
+            refused(error)
+        })?;
+    }
+    let skipped = |checkpoint: &Option<VerifiedCheckpoint>| match checkpoint {
+        Some(checkpoint) => checkpoint.skipped.clone(),
+        None => Vec::new(),
+    };
+    let mut summary = Prepared {
+        dataset_hash: train.hash.clone(),
+        warnings: [skipped(&start), skipped(&resume)].concat(),
+        ..Prepared::default()
+    };
+    let mut path = String::new();
+    if let Some(resume) = resume {
+        summary.resumed_at = Some(resume.manifest.step);
+        // The trainer's best is a validation metric; without validation losses are compared, and only this run's are known.
+        summary.best = resume.manifest.trainer.best.filter(|_| spec.data.validation.is_some());
+        path = resume.path.to_string_lossy().into_owned();
+    }
+    Ok(Preparation { summary, train, validation, resume_from: path, claim })
+}
+
+fn manifests(spec: &RunSpec, build: &BuildManifest) -> Result<(v1::Manifest, Option<v1::Manifest>), v1::Failure> {
+    let by_list = !spec.loss.kind.is_pointwise();
+    let train = build(&spec.data.train, &spec.data, by_list).map_err(unreadable)?;
+    if train.rows == 0 {
+        return Err(empty(&spec.data.train));
+    }
+    let (atoms, unit) = if by_list { (train.lists, "list") } else { (train.rows, "row") };
+    let workers = spec.cluster.workers;
+    if atoms < u64::from(workers) {
+        let plural = if atoms == 1 { "" } else { "s" };
+        let message = format!(
+            "dataset `{}` has {atoms} {unit}{plural}, {workers} workers need at least {workers}",
+            spec.data.train.display()
+        );
+        return Err(wrong(message, format!("set `cluster.workers = {}`, or train on more data", atoms.max(1))));
+    }
+    let Some(path) = &spec.data.validation else { return Ok((train, None)) };
+    let validation = build(path, &spec.data, true).map_err(unreadable)?;
+    if validation.rows == 0 {
+        return Err(empty(path));
+    }
+    same_features(spec, path, &train, &validation)?;
+    Ok((train, Some(validation)))
+}
+
+fn same_features(
+    spec: &RunSpec,
+    path: &Path,
+    train: &v1::Manifest,
+    validation: &v1::Manifest,
+) -> Result<(), v1::Failure> {
+    let features = |manifest: &v1::Manifest| manifest.columns.clone().unwrap_or_default().features;
+    let (ours, theirs) = (features(train), features(validation));
+    if ours == theirs {
+        return Ok(());
+    }
+    let lacks = ours.iter().find(|name| !theirs.contains(name)).map(|name| format!("it lacks `{name}`"));
+    let adds = theirs.iter().find(|name| !ours.contains(name)).map(|name| format!("it has `{name}` besides"));
+    let what = lacks.or(adds).unwrap_or_else(|| "their order differs".into());
+    let message = format!(
+        "validation data `{}` does not have the features of the training data `{}`: {what}",
+        path.display(),
+        spec.data.train.display()
+    );
+    Err(wrong(message, "name the common ones in `data.features`, in the order that is wanted".into()))
+}
+
+fn empty(path: &Path) -> v1::Failure {
+    wrong(format!("dataset `{}` is empty: it has no rows", path.display()), "check the path and how it was made".into())
+}
+
+fn unreadable(error: DatasetError) -> v1::Failure {
+    wrong(
+        error.message,
+        error.hint.unwrap_or_else(|| format!("`lockstep inspect {}` shows more", error.path.display())),
+    )
+}
+
+fn refused(error: CheckpointError) -> v1::Failure {
+    v1::Failure { causes: error.causes, ..wrong(error.message, error.hint.unwrap_or_default()) }
+}
+
+fn wrong(message: String, hint: String) -> v1::Failure {
+    v1::Failure { message, causes: Vec::new(), hint, input_is_wrong: true }
+}

@@ -1,0 +1,157 @@
+//! Waiting for workers and for the dataset. Ends in one seating of all, or in a verdict.
+
+use std::collections::BTreeSet;
+
+use proto::{RunId, WorkerId, v1};
+
+use super::{Departure, Effect, Notice, Phase, Prepared, Run, Training, Verdict};
+use crate::clock::Timestamp;
+
+/// More reasons than this would bury the message.
+const REASONS_KEPT: usize = 8;
+
+pub(super) struct Gathering {
+    /// Since when workers are waited for.
+    pub since: Timestamp,
+    pub behind: Option<RunId>,
+    /// By slot, which is what ranks follow.
+    pub members: BTreeSet<WorkerId>,
+    pub prepared: bool,
+    turned_away: Vec<String>,
+}
+
+impl Gathering {
+    pub fn new(since: Timestamp) -> Self {
+        Self { since, behind: None, members: BTreeSet::new(), prepared: false, turned_away: Vec::new() }
+    }
+}
+
+impl Run {
+    fn gathering(&mut self) -> Option<&mut Gathering> {
+        match &mut self.phase {
+            Phase::Gathering(gathering) => Some(gathering),
+            _ => None,
+        }
+    }
+
+    pub(super) fn queued(&mut self, now: Timestamp, behind: Option<RunId>, effects: &mut Vec<Effect>) {
+        let Some(gathering) = self.gathering() else { return };
+        if gathering.behind == behind {
+            return;
+        }
+        if behind.is_none() {
+            gathering.since = now;
+        }
+        gathering.behind = behind;
+        effects.push(self.standing_notice(now));
+    }
+
+    pub(super) fn prepared(&mut self, now: Timestamp, prepared: Prepared, effects: &mut Vec<Effect>) {
+        let Some(gathering) = self.gathering() else { return };
+        gathering.prepared = true;
+        self.dataset_hash = prepared.dataset_hash;
+        self.step = prepared.resumed_at.unwrap_or_default();
+        self.resumed = prepared.resumed_at.is_some();
+        self.best_score = prepared.best;
+        for message in prepared.warnings {
+            effects.push(Effect::Emit(Notice::Warning(v1::Warning { message })));
+        }
+        self.seat_if_complete(now, effects);
+    }
+
+    pub(super) fn offered(&mut self, now: Timestamp, worker: WorkerId, effects: &mut Vec<Effect>) {
+        if self.members().contains(&worker) {
+            return;
+        }
+        if self.wants() == 0 {
+            effects.push(Effect::Release { worker });
+            return;
+        }
+        if let Some(gathering) = self.gathering() {
+            gathering.members.insert(worker);
+        }
+        self.seat_if_complete(now, effects);
+    }
+
+    pub(super) fn left_gathering(
+        &mut self,
+        now: Timestamp,
+        worker: WorkerId,
+        cause: &Departure,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(gathering) = self.gathering() else { return };
+        if gathering.members.remove(&worker) {
+            gathering.note(format!("worker `{worker}` left before the run began: {}", cause.why));
+            effects.push(self.standing_notice(now));
+        }
+    }
+
+    pub(super) fn turned_away(
+        &mut self,
+        now: Timestamp,
+        why: String,
+        nobody_else_will_come: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(gathering) = self.gathering() else { return };
+        gathering.note(why);
+        if nobody_else_will_come {
+            let causes = std::mem::take(&mut gathering.turned_away);
+            let message = format!("run `{}` did not start: a worker it needs is gone", self.plan.id);
+            let hint = "see what the worker wrote to standard error".to_owned();
+            let failure = v1::Failure { message, causes, hint, input_is_wrong: false };
+            self.end(now, Verdict::Failed(failure), effects);
+        }
+    }
+
+    fn seat_if_complete(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let workers = self.plan.workers as usize;
+        let Some(gathering) = self.gathering() else { return };
+        if !gathering.prepared || gathering.members.len() < workers {
+            effects.push(self.standing_notice(now));
+            return;
+        }
+        let members: Vec<WorkerId> = gathering.members.iter().copied().collect();
+        self.generation = self.generation.next();
+        self.phase = Phase::Training(Training::new(&members, now, self.step));
+        effects.push(self.record(now));
+        effects.push(Effect::Emit(Notice::Seated(v1::Seated {
+            generation: self.generation.0,
+            workers: members.iter().map(WorkerId::to_string).collect(),
+        })));
+        effects.push(self.standing_notice(now));
+        effects.push(Effect::Seat { generation: self.generation, members });
+    }
+
+    pub(super) fn give_up_if_late(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let (workers, patience) = (self.plan.workers, self.plan.join_timeout);
+        let Some(gathering) = self.gathering() else { return };
+        let here = gathering.members.len();
+        let complete = here >= workers as usize;
+        if complete || gathering.behind.is_some() || now.since(gathering.since) < patience {
+            return;
+        }
+        let causes = std::mem::take(&mut gathering.turned_away);
+        let missing = workers as usize - here;
+        let message = format!(
+            "run `{}` did not start: {here} of {workers} workers joined within {} s",
+            self.plan.id,
+            patience.as_secs_f64()
+        );
+        let hint = match here {
+            0 => format!("start {workers} workers for this coordinator, or raise `cluster.join_timeout`"),
+            _ => format!("start {missing} more, or set `cluster.workers = {here}`"),
+        };
+        let failure = v1::Failure { message, causes, hint, input_is_wrong: false };
+        self.end(now, Verdict::Failed(failure), effects);
+    }
+}
+
+impl Gathering {
+    fn note(&mut self, why: String) {
+        if self.turned_away.len() < REASONS_KEPT {
+            self.turned_away.push(why);
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Where a run stands, in words: one sentence for status, logs and tests.
+
+use std::time::Duration;
+
+use proto::v1;
+
+use super::{Phase, Run, Verdict, gathering::Gathering, training::Training};
+use crate::clock::Timestamp;
+
+/// A phase and why the run is in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub phase: v1::Phase,
+    pub words: String,
+}
+
+impl Run {
+    /// Why are we not training, or how far are we? Shared by status, logs and tests.
+    pub fn standing(&self, now: Timestamp) -> Standing {
+        let (phase, words) = match &self.phase {
+            Phase::Gathering(gathering) => (v1::Phase::Gathering, self.gathering_words(gathering, now)),
+            Phase::Training(training) => (v1::Phase::Training, self.training_words(training, now)),
+            Phase::Ended { verdict, .. } => (verdict.phase(), ended_words(verdict)),
+        };
+        Standing { phase, words }
+    }
+
+    fn gathering_words(&self, gathering: &Gathering, now: Timestamp) -> String {
+        let (wanted, waited) = (self.plan.workers, seconds(now.since(gathering.since)));
+        let missing = (wanted as usize).saturating_sub(gathering.members.len());
+        match (&gathering.behind, missing) {
+            (_, 0) => format!("reading the dataset, {}", seconds(now.since(self.created))),
+            (Some(run), _) => format!("waiting for {missing} of {wanted} workers, behind run `{run}`"),
+            (None, _) => format!("waiting for {missing} of {wanted} workers, {waited}"),
+        }
+    }
+
+    fn training_words(&self, training: &Training, now: Timestamp) -> String {
+        if let Some(ending) = &training.ending {
+            let (left, of) = (training.still_at_work(), training.world());
+            let since = seconds(now.since(ending.since));
+            return format!("failing: {}; {left} of {of} workers still at work, {since}", ending.failure.message);
+        }
+        if let Some(stopping) = &training.stopping {
+            let how = if stopping.at_once { "stopping at once" } else { "stopping on request" };
+            return format!("{how}, at step {}", self.step);
+        }
+        if training.all_ended() {
+            return format!("publishing the last checkpoint, at step {}", self.step);
+        }
+        match &self.progress {
+            Some(progress) => {
+                let epochs = progress.epochs.max(self.plan.epochs);
+                // The report that ends the last epoch may already count the next one.
+                let epoch = (progress.epoch + 1).min(epochs.max(1));
+                format!("training: epoch {epoch} of {epochs}, step {}", self.step)
+            }
+            None => {
+                let (world, since) = (training.world(), seconds(now.since(training.seated)));
+                let plural = if world == 1 { "" } else { "s" };
+                format!("training: {world} worker{plural} seated, no step reported yet, {since}")
+            }
+        }
+    }
+}
+
+fn ended_words(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Succeeded { reason } => format!("finished: {reason}"),
+        Verdict::Stopped { reason } => reason.clone(),
+        Verdict::Failed(failure) => format!("failed: {}", failure.message),
+    }
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{} s", time.as_secs())
+}

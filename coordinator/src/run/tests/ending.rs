@@ -1,0 +1,277 @@
+//! Every way to end: lost, stopped, shut down.
+
+use expect_test::expect;
+
+use super::check;
+
+#[test]
+fn a_lost_worker_ends_the_run_and_its_exit_explains_its_silence() {
+    check(
+        "submit 2; prepare; join w1 w2; stage 100 0.5; published 100; step 123; ended w2 peerlost w1; lose w1 session closed; \
+         exit w1 killed by signal 9",
+        expect![[r#"
+            > submit
+              persist run g0
+              says: waiting for 2 of 2 workers, 0 s
+              prepare
+            > prepare
+              says: waiting for 2 of 2 workers, 0 s
+            > join w1 w2
+              says: waiting for 1 of 2 workers, 0 s
+              persist run g1
+              tell seated g1
+              says: training: 2 workers seated, no step reported yet, 0 s
+              seat g1: w1:1 w2:1
+            > stage 100 0.5
+              publish 100 as best
+              = training: 2 workers seated, no step reported yet, 0 s
+            > published 100
+              persist checkpoint 100
+              persist run g1
+              tell checkpoint 100 best
+              answer w1:1: Some("step-100")
+              = training: 2 workers seated, no step reported yet, 0 s
+            > step 123
+              tell step 123
+              = training: epoch 3 of 20, step 123
+            > ended w2 peerlost w1
+              order Abort w1:1 g1
+              says: failing: worker `w2:1` lost its peer `w1:1` at step 123; 1 of 2 workers still at work, 0 s
+            > lose w1 session closed
+              = failing: worker `w1:1` left at step 123: session closed; 0 of 2 workers still at work, 0 s
+            > exit w1 killed by signal 9
+              persist run g1
+              says: failed: worker `w1:1` left at step 123: killed by signal 9
+              tell ended Failed; hint: resume with `lockstep train run.toml --resume`; last 100; best 100
+              remove staging
+              release w1:1
+              release w2:1
+        "#]],
+    );
+}
+
+#[test]
+fn silence_is_the_cause_where_nothing_explains_it() {
+    check(
+        "submit 2; prepare; join w1 w2; step 9; lose w1 no heartbeat for 5 s; wait 2s; wait 1s",
+        expect![[r#"
+            > submit
+              persist run g0
+              says: waiting for 2 of 2 workers, 0 s
+              prepare
+            > prepare
+              says: waiting for 2 of 2 workers, 0 s
+            > join w1 w2
+              says: waiting for 1 of 2 workers, 0 s
+              persist run g1
+              tell seated g1
+              says: training: 2 workers seated, no step reported yet, 0 s
+              seat g1: w1:1 w2:1
+            > step 9
+              tell step 9
+              = training: epoch 3 of 20, step 9
+            > lose w1 no heartbeat for 5 s
+              order Abort w2:1 g1
+              says: failing: worker `w1:1` left at step 9: no heartbeat for 5 s; 1 of 2 workers still at work, 0 s
+            > wait 2s
+              = failing: worker `w1:1` left at step 9: no heartbeat for 5 s; 1 of 2 workers still at work, 2 s
+            > wait 1s
+              persist run g1
+              says: failed: worker `w1:1` left at step 9: no heartbeat for 5 s
+              tell ended Failed; hint: it had no checkpoint yet: start it again
+              remove staging
+              release w1:1
+              release w2:1
+        "#]],
+    );
+}
+
+#[test]
+fn the_first_cause_wins() {
+    check(
+        "submit 2; prepare; join w1 w2; step 9; ended w1 failed 10 steps in a row were not finite; \
+         ended w2 failed connection reset",
+        expect![[r#"
+            > submit
+              persist run g0
+              says: waiting for 2 of 2 workers, 0 s
+              prepare
+            > prepare
+              says: waiting for 2 of 2 workers, 0 s
+            > join w1 w2
+              says: waiting for 1 of 2 workers, 0 s
+              persist run g1
+              tell seated g1
+              says: training: 2 workers seated, no step reported yet, 0 s
+              seat g1: w1:1 w2:1
+            > step 9
+              tell step 9
+              = training: epoch 3 of 20, step 9
+            > ended w1 failed 10 steps in a row were not finite
+              order Abort w2:1 g1
+              says: failing: 10 steps in a row were not finite; 1 of 2 workers still at work, 0 s
+            > ended w2 failed connection reset
+              persist run g1
+              says: failed: 10 steps in a row were not finite
+              tell ended Failed
+              remove staging
+              release w1:1
+              release w2:1
+        "#]],
+    );
+}
+
+#[test]
+fn a_stop_waits_for_the_checkpoint() {
+    check(
+        "submit 2; prepare; join w1 w2; step 120; stop; stop; stage 123 0.3; ended w1 stopped; ended w2 stopped; \
+         published 123; stop",
+        expect![[r#"
+            > submit
+              persist run g0
+              says: waiting for 2 of 2 workers, 0 s
+              prepare
+            > prepare
+              says: waiting for 2 of 2 workers, 0 s
+            > join w1 w2
+              says: waiting for 1 of 2 workers, 0 s
+              persist run g1
+              tell seated g1
+              says: training: 2 workers seated, no step reported yet, 0 s
+              seat g1: w1:1 w2:1
+            > step 120
+              tell step 120
+              = training: epoch 3 of 20, step 120
+            > stop
+              order Stop w1:1 g1
+              order Stop w2:1 g1
+              says: stopping on request, at step 120
+            > stop
+              = stopping on request, at step 120
+            > stage 123 0.3
+              publish 123 as best
+              = stopping on request, at step 120
+            > ended w1 stopped
+              = stopping on request, at step 123
+            > ended w2 stopped
+              = stopping on request, at step 123
+            > published 123
+              persist checkpoint 123
+              persist run g1
+              tell checkpoint 123 best
+              answer w1:1: Some("step-123")
+              persist run g1
+              says: stopped on request at step 123
+              tell ended Stopped; last 123; best 123
+              remove staging
+              release w1:1
+              release w2:1
+            > stop
+              = stopped on request at step 123
+        "#]],
+    );
+}
+
+#[test]
+fn a_second_stop_waits_for_nothing() {
+    check(
+        "submit 2; prepare; join w1 w2; step 120; stop; stop now; ended w1 aborted; ended w2 peerlost w1",
+        expect![[r#"
+            > submit
+              persist run g0
+              says: waiting for 2 of 2 workers, 0 s
+              prepare
+            > prepare
+              says: waiting for 2 of 2 workers, 0 s
+            > join w1 w2
+              says: waiting for 1 of 2 workers, 0 s
+              persist run g1
+              tell seated g1
+              says: training: 2 workers seated, no step reported yet, 0 s
+              seat g1: w1:1 w2:1
+            > step 120
+              tell step 120
+              = training: epoch 3 of 20, step 120
+            > stop
+              order Stop w1:1 g1
+              order Stop w2:1 g1
+              says: stopping on request, at step 120
+            > stop now
+              order Abort w1:1 g1
+              order Abort w2:1 g1
+              says: stopping at once, at step 120
+            > ended w1 aborted
+              = stopping at once, at step 120
+            > ended w2 peerlost w1
+              persist run g1
+              says: stopped at once on request, after step 120
+              tell ended Stopped
+              remove staging
+              release w1:1
+              release w2:1
+        "#]],
+    );
+}
+
+#[test]
+fn a_worker_that_hangs_does_not_hold_up_a_stop_at_once() {
+    check(
+        "submit 1; prepare; join w1; stop now; wait 3s; ended w1 aborted",
+        expect![[r#"
+        > submit
+          persist run g0
+          says: waiting for 1 of 1 workers, 0 s
+          prepare
+        > prepare
+          says: waiting for 1 of 1 workers, 0 s
+        > join w1
+          persist run g1
+          tell seated g1
+          says: training: 1 worker seated, no step reported yet, 0 s
+          seat g1: w1:1
+        > stop now
+          order Abort w1:1 g1
+          says: stopping at once, at step 0
+        > wait 3s
+          persist run g1
+          says: stopped at once on request, after step 0
+          tell ended Stopped
+          remove staging
+          release w1:1
+        > ended w1 aborted
+          = stopped at once on request, after step 0
+    "#]],
+    );
+}
+
+#[test]
+fn a_shutdown_stops_what_trains() {
+    check(
+        "submit 1; prepare; join w1; step 7; shutdown; shutdown",
+        expect![[r#"
+        > submit
+          persist run g0
+          says: waiting for 1 of 1 workers, 0 s
+          prepare
+        > prepare
+          says: waiting for 1 of 1 workers, 0 s
+        > join w1
+          persist run g1
+          tell seated g1
+          says: training: 1 worker seated, no step reported yet, 0 s
+          seat g1: w1:1
+        > step 7
+          tell step 7
+          = training: epoch 3 of 20, step 7
+        > shutdown
+          order Abort w1:1 g1
+          persist run g1
+          says: the coordinator was shut down at step 7
+          tell ended Stopped
+          remove staging
+          release w1:1
+        > shutdown
+          = the coordinator was shut down at step 7
+    "#]],
+    );
+}

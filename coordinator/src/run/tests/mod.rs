@@ -1,0 +1,172 @@
+//! Transitions as text: `check("submit 2; prepare; join w1; join w2; step 40", expect![[…]])`.
+
+mod ending;
+mod gathering;
+mod training;
+
+use std::{collections::VecDeque, fmt::Write as _, path::PathBuf, time::Duration};
+
+use expect_test::Expect;
+use proto::{Generation, RunId, WorkerId, v1};
+
+use super::{
+    Departure, Effect, Event, JobEnd, Notice, Order, Plan, Prepared, Publication, Record, Report, Run, Staged,
+};
+use crate::clock::Timestamp;
+
+pub(super) fn plan(workers: u32) -> Plan {
+    Plan {
+        id: RunId::new(1, 1),
+        name: "baseline".into(),
+        spec_toml: String::new(),
+        workers,
+        epochs: 20,
+        join_timeout: Duration::from_secs(60),
+        best_by: Some("ndcg@10".into()),
+    }
+}
+
+/// "w3" is slot 3 in its first life, "w3:2" in its second.
+fn worker(text: &str) -> WorkerId {
+    let (slot, life) = text.trim_start_matches('w').split_once(':').unwrap_or((text.trim_start_matches('w'), "1"));
+    WorkerId { slot: slot.parse().unwrap(), life: life.parse().unwrap() }
+}
+
+pub(super) fn staged(step: u64, ndcg: Option<f64>) -> Staged {
+    let metrics =
+        ndcg.map(|value| v1::Metric { name: "ndcg@10".into(), value, convention: String::new() }).into_iter().collect();
+    let checkpoint = v1::Checkpoint { step, metrics, ..Default::default() };
+    Staged { path: PathBuf::from(format!("staged-{step}")), checkpoint }
+}
+
+fn failure(message: &str) -> v1::Failure {
+    v1::Failure { message: message.into(), ..Default::default() }
+}
+
+/// Words to events. Reports come from generation 1 unless a line ends in `@g<n>`.
+fn event(words: &str, now: &mut Timestamp) -> Vec<Event> {
+    let (words, generation) = match words.split_once(" @g") {
+        Some((words, generation)) => (words, Generation(generation.parse().unwrap())),
+        None => (words, Generation(1)),
+    };
+    let mut rest: VecDeque<&str> = words.split_whitespace().collect();
+    let verb = rest.pop_front().unwrap();
+    let tail = |rest: &VecDeque<&str>| rest.iter().copied().collect::<Vec<_>>().join(" ");
+    let report = |worker, report| Event::Report { worker, generation, report };
+    let first = worker("w1");
+    let one = match verb {
+        "prepare" => Event::Prepared(Prepared { dataset_hash: "d".into(), ..Default::default() }),
+        "refuse" => Event::Refused(failure(&tail(&rest))),
+        "queue" => Event::Queued { behind: (rest[0] == "behind").then(|| RunId::new(0, 0)) },
+        "join" => return rest.into_iter().map(|w| Event::Offered { worker: worker(w) }).collect(),
+        "turned" => Event::TurnedAway { why: tail(&rest), nobody_else_will_come: false },
+        "alone" => Event::TurnedAway { why: tail(&rest), nobody_else_will_come: true },
+        "lose" | "exit" => {
+            let id = worker(rest.pop_front().unwrap());
+            Event::Left { worker: id, cause: Departure { why: tail(&rest), told: verb == "exit" } }
+        }
+        "step" => {
+            let (step, from) = (rest[0].parse().unwrap(), rest.get(1).map_or(first, |w| worker(w)));
+            report(from, Report::Progress(v1::Progress { step, epoch: 2, epochs: 20, ..Default::default() }))
+        }
+        "epoch" => {
+            let epoch = v1::EpochEnded { epoch: rest[0].parse().unwrap(), step: 100, ..Default::default() };
+            report(first, Report::Epoch(epoch))
+        }
+        "stage" => {
+            report(first, Report::Staged(staged(rest[0].parse().unwrap(), rest.get(1).map(|v| v.parse().unwrap()))))
+        }
+        "published" => {
+            let staged = staged(rest[0].parse().unwrap(), None);
+            let checkpoint = v1::Checkpoint { path: format!("step-{}", rest[0]), ..staged.checkpoint };
+            Event::Published { staged: staged.path, outcome: Ok(Publication { checkpoint, ..Default::default() }) }
+        }
+        "unpublished" => Event::Published {
+            staged: staged(rest.pop_front().unwrap().parse().unwrap(), None).path,
+            outcome: Err(tail(&rest)),
+        },
+        "ended" => {
+            let id = worker(rest.pop_front().unwrap());
+            let how = rest.pop_front().unwrap();
+            let end = match how {
+                "finished" => JobEnd::Finished("all 20 epochs".into()),
+                "stopped" => JobEnd::Ordered(Order::Stop),
+                "aborted" => JobEnd::Ordered(Order::Abort),
+                "failed" => JobEnd::Failed(failure(&tail(&rest))),
+                "peerlost" => JobEnd::PeerLost(format!("`{}`", worker(rest[0]))),
+                how => panic!("no such end: {how}"),
+            };
+            report(id, Report::Ended { step: 123, end })
+        }
+        "stop" => Event::Stop { now: rest.front() == Some(&"now") },
+        "shutdown" => Event::ShutDown,
+        "wait" => {
+            now.0 += rest[0].trim_end_matches('s').parse::<u64>().unwrap() * 1_000_000;
+            Event::Tick
+        }
+        verb => panic!("no such event: {verb}"),
+    };
+    vec![one]
+}
+
+fn words(effect: &Effect) -> String {
+    match effect {
+        Effect::Persist(Record::Run(status)) => format!("persist run g{}", status.generation),
+        Effect::Persist(Record::Checkpoint(checkpoint)) => format!("persist checkpoint {}", checkpoint.step),
+        Effect::Persist(Record::Pruned { step }) => format!("persist pruned {step}"),
+        Effect::Emit(Notice::Standing(standing)) => format!("says: {}", standing.words),
+        Effect::Emit(Notice::Seated(seated)) => format!("tell seated g{}", seated.generation),
+        Effect::Emit(Notice::Progress(progress)) => format!("tell step {}", progress.step),
+        Effect::Emit(Notice::Epoch(epoch)) => format!("tell epoch {}", epoch.epoch),
+        Effect::Emit(Notice::Checkpoint(checkpoint)) => {
+            format!("tell checkpoint {}{}", checkpoint.step, if checkpoint.best { " best" } else { "" })
+        }
+        Effect::Emit(Notice::Warning(warning)) => format!("warn: {}", warning.message),
+        Effect::Emit(Notice::Ended(ended)) => {
+            let failure = ended.failure.as_ref();
+            let causes = failure.map(|f| f.causes.iter().map(|c| format!("; cause: {c}")).collect::<String>());
+            let hint = failure.filter(|f| !f.hint.is_empty()).map(|f| format!("; hint: {}", f.hint));
+            let last = ended.last.as_ref().map(|last| format!("; last {}", last.step));
+            let best = ended.best.as_ref().map(|best| format!("; best {}", best.step));
+            let extras = [causes, hint, last, best].into_iter().flatten().collect::<String>();
+            format!("tell ended {:?}{extras}", ended.phase())
+        }
+        Effect::Prepare => "prepare".into(),
+        Effect::Seat { generation, members } => {
+            let members: Vec<_> = members.iter().map(ToString::to_string).collect();
+            format!("seat {generation}: {}", members.join(" "))
+        }
+        Effect::Order { worker, generation, order } => format!("order {order:?} {worker} {generation}"),
+        Effect::Publish { staged, best } => {
+            format!("publish {}{}", staged.checkpoint.step, if *best { " as best" } else { "" })
+        }
+        Effect::Answer { worker, published, .. } => format!("answer {worker}: {published:?}"),
+        Effect::RemoveStaging => "remove staging".into(),
+        Effect::Release { worker } => format!("release {worker}"),
+    }
+}
+
+fn check(script: &str, expected: Expect) {
+    let mut parts = script.split(';').map(str::trim);
+    let workers = parts.next().unwrap().strip_prefix("submit ").unwrap().parse().unwrap();
+    let mut now = Timestamp(1_000_000);
+    let mut run = Run::new(plan(workers), now);
+    let mut seen = String::new();
+    let mut feed = |line: &str, events: Vec<Event>, now: Timestamp| {
+        let effects: Vec<_> = events.into_iter().flat_map(|event| run.on(now, event)).collect();
+        let said = effects.iter().any(|effect| matches!(effect, Effect::Emit(Notice::Standing(_))));
+        writeln!(seen, "> {line}").unwrap();
+        for effect in &effects {
+            writeln!(seen, "  {}", words(effect).replace(plan(1).id.as_str(), "r-1")).unwrap();
+        }
+        if !said {
+            writeln!(seen, "  = {}", run.standing(now).words).unwrap();
+        }
+    };
+    feed("submit", vec![Event::Submitted], now);
+    for part in parts {
+        let events = event(part, &mut now);
+        feed(part, events, now);
+    }
+    expected.assert_eq(&seen);
+}

@@ -1,0 +1,60 @@
+//! A run as it is asked for, checked as far as that goes without reading its data. Blocking: looks at the checkpoint folder.
+
+use proto::{RunId, RunSpec, spec::Problem};
+
+use crate::{
+    checkpoints::RunFolder,
+    refusal::{Refusal, RefusalKind},
+    run::Plan,
+};
+
+/// A spec that can be queued.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    pub spec: RunSpec,
+    pub spec_toml: String,
+    pub resume_from: String,
+}
+
+impl Submission {
+    pub fn check(spec_toml: String, resume_from: String) -> Result<Self, Refusal> {
+        let spec = proto::spec::parse(&spec_toml, &[]).map_err(|problems| {
+            let count = problems.0.len();
+            let message = format!("the run spec has {count} problem{}", if count == 1 { "" } else { "s" });
+            let refusal = Refusal::new(RefusalKind::Invalid, message, "`lockstep check run.toml` shows them all");
+            Refusal { causes: problems.0.iter().map(in_words).collect(), ..refusal }
+        })?;
+        // Whoever else checks documents, these two would corrupt: a name is a folder, and nobody cannot train.
+        if spec.name.is_empty() || spec.name.starts_with('.') || spec.name.contains(['/', '\0']) {
+            let message = format!("`name = \"{}\"` cannot name a folder", spec.name);
+            return Err(Refusal::new(RefusalKind::Invalid, message, "use letters, digits, `-`, `_` and `.`"));
+        }
+        if spec.cluster.workers == 0 {
+            return Err(Refusal::new(RefusalKind::Invalid, "`cluster.workers` is 0", "set it to 1 or more"));
+        }
+        if resume_from.is_empty() {
+            RunFolder::of(&spec).refuse_if_taken(&spec.name)?;
+        }
+        Ok(Self { spec, spec_toml, resume_from })
+    }
+
+    pub fn plan(&self, id: RunId) -> Plan {
+        let metric = self.spec.training.early_stopping.as_ref().map_or("ndcg@10", |early| &early.metric);
+        Plan {
+            id,
+            name: self.spec.name.clone(),
+            spec_toml: self.spec_toml.clone(),
+            workers: self.spec.cluster.workers,
+            epochs: self.spec.training.epochs,
+            join_timeout: self.spec.cluster.join_timeout,
+            best_by: self.spec.data.validation.as_ref().map(|_| metric.to_owned()),
+        }
+    }
+}
+
+fn in_words(problem: &Problem) -> String {
+    let line = problem.line.map(|line| format!("line {line}: ")).unwrap_or_default();
+    let key = if problem.key.is_empty() { String::new() } else { format!("`{}`: ", problem.key) };
+    let hint = problem.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+    format!("{line}{key}{}{hint}", problem.message)
+}
