@@ -149,10 +149,15 @@ def train(spec, network, data, epochs):
     return losses, skipped
 
 
-def compare(network, other, tolerance):
-    """Whether another file's weights are this network's."""
+def compare(network, other, tolerance, lists):
+    """Whether another file's weights are this network's. Losses of lists do not see a shift of all scores: the last bias has gradient
+    zero but for rounding, which AdamW blows up to full steps, so that it is left out."""
     theirs, worst = state(other, network), {"max_relative": 0.0, "max_absolute": 0.0, "worst": None}
+    last = f"layers.{len(network.layers) - 1}.bias" if network.cross is None else "head.bias"
+    worst["left_out"] = [last] if lists else []
     for name, parameter in network.named_parameters():
+        if name in worst["left_out"]:
+            continue
         own = parameter.detach().double()
         absolute = (own - theirs[name].double()).abs().max().item()
         relative = absolute / max(own.abs().max().item(), 1e-30) if absolute else 0.0
@@ -164,7 +169,7 @@ def compare(network, other, tolerance):
     return within
 
 
-def main():
+def main(words=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", help="folder of a checkpoint, or its model.safetensors")
     parser.add_argument("--run", help="run.toml")
@@ -177,7 +182,7 @@ def main():
     parser.add_argument("--tolerance", type=float, default=1e-5)
     parser.add_argument("--evaluate", metavar="DATA")
     parser.add_argument("--self-test", action="store_true")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if arguments.self_test:
         import parity_checks
 
@@ -212,7 +217,7 @@ def main():
         with torch.no_grad():
             scores = network(held_out[0])
         print(json.dumps(reference.metrics(scores, held_out[1], held_out[3]) | {"lists": len(held_out[3]) - 1}))
-    if arguments.compare and not compare(network, arguments.compare, arguments.tolerance):
+    if arguments.compare and not compare(network, arguments.compare, arguments.tolerance, lists):
         return 1
     return 0
 

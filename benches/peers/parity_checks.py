@@ -1,17 +1,19 @@
 """Checks of the oracle itself (`parity.py --self-test`): each loss against loops in plain Python and their finite differences in
 float64, the metrics against values worked out by hand, and training against itself through the command line."""
 
+import contextlib
+import io
 import json
 import math
 import pathlib
-import subprocess
-import sys
 import tempfile
+import tomllib
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+import parity
 import reference
 import training_data
 
@@ -141,15 +143,18 @@ MODELS = [
 ]
 
 
-def parity(*words):
-    script = pathlib.Path(__file__).with_name("parity.py")
-    done = subprocess.run([sys.executable, script, *map(str, words)], capture_output=True, text=True)
-    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+def run_parity(*words):
+    """Exit code, lines of stdout and stderr of parity.py."""
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        try:
+            code = parity.main([str(word) for word in words])
+        except SystemExit as stopped:
+            code = stopped.code
+    return code, [json.loads(line) for line in out.getvalue().splitlines()], errors.getvalue()
 
 
 def training_through_the_command_line():
-    import tomllib
-
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         training_data.generate(folder / "data", queries=60, weights=True, seed=3)
@@ -173,22 +178,22 @@ def training_through_the_command_line():
             (start / "manifest.json").write_text(json.dumps({"spec_toml": run.read_text()}))
 
             out, out64, listed = folder / "out.safetensors", folder / "out64.safetensors", folder / "batches.json"
-            code, lines, errors = parity(start, "--run", run, "--out", out, "--evaluate", folder / "data")
+            code, lines, errors = run_parity(start, "--run", run, "--out", out, "--evaluate", folder / "data")
             assert code == 0 and lines[0]["losses"][-1] < lines[0]["losses"][0], (code, lines, errors)
             assert 0 < lines[1]["ndcg@10"] <= 1 and lines[1]["lists"] == lists, lines
-            code, lines, errors = parity(start, "--float64", "--out", out64, "--compare", out, "--tolerance", 1e-2)
+            code, lines, errors = run_parity(start, "--float64", "--out", out64, "--compare", out, "--tolerance", 1e-2)
             assert code == 0, (code, lines, errors)
             assert next(iter(load_file(out64).values())).dtype == torch.float64
             print(f"  {json.loads(json.dumps(model))!r}, {loss}: float32 within {lines[-1]['max_relative']:.1e} of float64")
             # The whole dataset, listed in another order, is the same batch.
             listed.write_text(json.dumps([list(range(batch))[::-1]] * 4))
-            code, lines, errors = parity(start, "--float64", "--batches", listed, "--compare", out64, "--tolerance", 1e-7)
+            code, lines, errors = run_parity(start, "--float64", "--batches", listed, "--compare", out64, "--tolerance", 1e-7)
             assert code == 0, (code, lines, errors)
             listed.write_text(json.dumps([[[0, 1, 2], [3, 4, 5, 6]], [[1, 3]]]))
-            code, lines, errors = parity(start, "--batches", listed, "--compare", out, "--tolerance", 1e-7)
+            code, lines, errors = run_parity(start, "--batches", listed, "--compare", out, "--tolerance", 1e-7)
             assert code == 1 and lines[0]["steps"] == 3 and not lines[-1]["within"], (code, lines, errors)
         (folder / "other.safetensors").write_bytes((folder / "step-0" / "model.safetensors").read_bytes())
-        code, _, errors = parity(start, "--epochs", 0, "--compare", folder / "other.safetensors")
+        code, _, errors = run_parity(start, "--epochs", 0, "--compare", folder / "other.safetensors")
         assert code == 2 and "another model" in errors, (code, errors)
 
 

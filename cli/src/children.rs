@@ -195,6 +195,7 @@ fn start(post: &Post<'_>, slot: u32, log: &Path) -> Result<(Child, Option<ChildS
         .args(["--coordinator", post.coordinator, "--device", post.device.word()])
         .args(["--slot", &slot.to_string(), "--life", &LIFE.to_string()])
         .env("LOCKSTEP_LOG", post.filter)
+        .env("NO_COLOR", "1")
         .stdin(Stdio::piped())
         .stdout(stdout)
         .stderr(stderr)

@@ -8,7 +8,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::errors::Fault;
+use crate::{errors::Fault, print};
 
 /// A person who asks does not wait longer for nobody.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
@@ -127,7 +127,7 @@ impl Events {
                 return Err(self.client.fault(&problem));
             }
             let (since, first) = lost.get_or_insert_with(|| {
-                eprintln!("lost the coordinator, waiting for it to come back");
+                print::note("lost the coordinator, waiting for it to come back");
                 (tokio::time::Instant::now(), problem)
             });
             if since.elapsed() > RETURN_WITHIN {

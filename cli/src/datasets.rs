@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::{
     args::{self, GenerateArgs, Import, InspectArgs, Labels, OutputArgs, SplitArgs},
     errors::Fault,
-    json, words,
+    json, print, words,
 };
 
 pub fn import(import: Import) -> Result<ExitCode, Fault> {
@@ -143,7 +143,7 @@ fn report_as(as_json: bool, report: &impl Serialize, lines: &impl Display) -> Re
             .map_err(|error| Fault::run("the report cannot be written as JSON").because(&error))?;
         json::print(&value);
     } else {
-        println!("{lines}");
+        print::line(lines);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -13,7 +13,7 @@ use proto::{
 use crate::{
     args::{CheckArgs, DocumentArgs},
     errors::Fault,
-    words,
+    print, words,
 };
 
 /// Reads and checks the document; `flags` win over its `--set`s, which win over its text.
@@ -62,8 +62,8 @@ pub fn best_metric(spec: &RunSpec) -> Option<String> {
 
 pub fn check(args: &CheckArgs) -> Result<ExitCode, Fault> {
     let spec = load(&args.document, &[])?;
-    println!("{} is valid", args.document.file.display());
-    println!("{}", summary(&spec));
+    print::line(format_args!("{} is valid", args.document.file.display()));
+    print::line(summary(&spec));
     Ok(ExitCode::SUCCESS)
 }
 

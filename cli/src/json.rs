@@ -3,9 +3,11 @@
 use proto::v1::{self, run_event::Event};
 use serde_json::{Map, Value, json};
 
+use crate::print;
+
 /// One line on stdout.
 pub fn print(value: &Value) {
-    println!("{value}");
+    print::line(value);
 }
 
 /// `{"event": "progress", "run_id": …, "sequence": …, "unix_micros": …, …}`.

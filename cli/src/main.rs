@@ -7,6 +7,7 @@ mod datasets;
 mod document;
 mod errors;
 mod json;
+mod print;
 mod remote;
 mod resume;
 mod serve;
@@ -15,7 +16,7 @@ mod train;
 mod view;
 mod words;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal as _, process::ExitCode};
 
 use clap::Parser as _;
 
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
     match carry_out(args) {
         Ok(code) => code,
         Err(fault) => {
-            eprint!("{}", fault.render());
+            print::note(fault.render().trim_end());
             fault.exit_code()
         }
     }
@@ -81,6 +82,7 @@ fn log_to_stderr(filter: &str) -> Result<(), Fault> {
             .because(&error)
             .hint("write `--log info`, or `--log coordinator=debug,warn`")
     })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
     Ok(())
 }

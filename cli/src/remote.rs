@@ -17,7 +17,7 @@ use crate::{
     client::Client,
     document,
     errors::Fault,
-    json,
+    json, print,
     resume::resume_from,
     view::{Story, View},
     words,
@@ -49,7 +49,7 @@ pub async fn submit(args: SubmitArgs) -> Result<ExitCode, Fault> {
     let run_id = client.submit(to_toml(&spec), resume).await?;
     match (args.client.json, args.watch) {
         (true, false) => json::print(&json!({ "run_id": run_id })),
-        (false, false) => println!("{run_id}"),
+        (false, false) => print::line(run_id),
         (_, true) => return follow(&client, &run_id, args.client.json, document::best_metric(&spec)).await,
     }
     Ok(ExitCode::SUCCESS)
@@ -100,7 +100,7 @@ pub async fn list(args: &ClientArgs) -> Result<ExitCode, Fault> {
     if args.json {
         json::print(&runs.iter().map(json::status).collect::<Value>());
     } else if runs.is_empty() {
-        println!("no runs yet");
+        print::line("no runs yet");
     } else {
         let mut table = table(&["run", "name", "phase", "step", "submitted", "standing"], &[3]);
         for run in &runs {
@@ -114,7 +114,7 @@ pub async fn list(args: &ClientArgs) -> Result<ExitCode, Fault> {
                 run.standing.clone(),
             ]);
         }
-        println!("{}", table.trim_fmt());
+        print::line(table.trim_fmt());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -125,7 +125,7 @@ pub async fn status(args: &RunArgs) -> Result<ExitCode, Fault> {
     if args.client.json {
         json::print(&json::status(&run));
     } else {
-        print!("{}", screen(&run));
+        print::data(&screen(&run));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -177,9 +177,12 @@ pub async fn workers(args: &ClientArgs) -> Result<ExitCode, Fault> {
     if args.json {
         json::print(&workers.iter().map(json::worker).collect::<Value>());
     } else if workers.is_empty() {
-        println!("no workers yet: start one with `lockstep worker --coordinator {}`", args.at.coordinator);
+        print::line(format_args!(
+            "no workers yet: start one with `lockstep worker --coordinator {}`",
+            args.at.coordinator
+        ));
     } else {
-        println!("{}", workers_table(&workers).trim_fmt());
+        print::line(workers_table(&workers).trim_fmt());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -210,7 +213,7 @@ pub async fn checkpoints(args: &RunArgs) -> Result<ExitCode, Fault> {
     if args.client.json {
         json::print(&checkpoints.iter().map(json::checkpoint).collect::<Value>());
     } else if checkpoints.is_empty() {
-        println!("run {} has no checkpoint yet", run.run_id);
+        print::line(format_args!("run {} has no checkpoint yet", run.run_id));
     } else {
         let metric = metric_of(&run);
         let of = metric.as_deref().unwrap_or("metric");
@@ -228,7 +231,7 @@ pub async fn checkpoints(args: &RunArgs) -> Result<ExitCode, Fault> {
                 format!("{}{best}", checkpoint.path),
             ]);
         }
-        println!("{}", table.trim_fmt());
+        print::line(table.trim_fmt());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -246,7 +249,7 @@ pub async fn metrics(args: MetricsArgs) -> Result<ExitCode, Fault> {
     if args.client.json {
         json::print(&series.iter().map(json::series).collect::<Value>());
     } else if args.names.is_empty() {
-        println!("{}", curves(&series).trim_fmt());
+        print::line(curves(&series).trim_fmt());
     } else {
         for one in &series {
             let mut table = table(&["step", "time", &one.name], &[0, 2]);
@@ -254,7 +257,7 @@ pub async fn metrics(args: MetricsArgs) -> Result<ExitCode, Fault> {
                 let (step, time) = (words::count(point.step), words::moment(point.unix_micros));
                 table.add_row([step, time, point.value.to_string()]);
             }
-            println!("{}", table.trim_fmt());
+            print::line(table.trim_fmt());
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -280,7 +283,7 @@ pub async fn stop(args: &StopArgs) -> Result<ExitCode, Fault> {
         json::print(&json!({ "run_id": run_id, "now": args.now }));
     } else {
         let how = if args.now { "stops at once" } else { "saves a checkpoint and stops" };
-        println!("run {run_id} {how}; `lockstep watch {run_id}` shows its end");
+        print::line(format_args!("run {run_id} {how}; `lockstep watch {run_id}` shows its end"));
     }
     Ok(ExitCode::SUCCESS)
 }

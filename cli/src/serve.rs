@@ -4,17 +4,21 @@ use std::{net::SocketAddr, path::Path, process::ExitCode};
 
 use coordinator::{Config, Coordinator, StartError};
 
-use crate::{args::CoordinatorArgs, document::absolute_path, errors::Fault, signals::Interrupts};
+use crate::{args::CoordinatorArgs, document::absolute_path, errors::Fault, print, signals::Interrupts};
 
 pub async fn serve(args: CoordinatorArgs) -> Result<ExitCode, Fault> {
     let state = absolute_path(&args.state)?;
     let mut interrupts = Interrupts::listen()?;
     let config = Config { listen: args.listen, state_dir: Some(state.clone()), ..Config::default() };
     let mut coordinator = Coordinator::start(config).await?;
-    eprintln!("coordinator listens on http://{}, its state is in {}", coordinator.address(), state.display());
+    print::note(format_args!(
+        "coordinator listens on http://{}, its state is in {}",
+        coordinator.address(),
+        state.display()
+    ));
     let outcome = tokio::select! {
         () = interrupts.next() => {
-            eprintln!("shutting down: what trains stops, and can be resumed");
+            print::note("shutting down: what trains stops, and can be resumed");
             Ok(ExitCode::SUCCESS)
         }
         () = coordinator.broken() => Err(broken()),
@@ -38,7 +42,10 @@ pub async fn for_one_run(listen: Option<SocketAddr>, state: &Path) -> Result<Coo
     match Coordinator::start(config.clone()).await {
         Err(StartError::InUse { address, .. }) => {
             let coordinator = Coordinator::start(Config { listen: SocketAddr::new(address.ip(), 0), ..config }).await?;
-            eprintln!("{address} is in use, so this run's coordinator listens on {}", coordinator.address());
+            print::note(format_args!(
+                "{address} is in use, so this run's coordinator listens on {}",
+                coordinator.address()
+            ));
             Ok(coordinator)
         }
         started => Ok(started?),

@@ -17,6 +17,7 @@ use crate::{
     client::{Client, Events},
     document,
     errors::Fault,
+    print,
     remote::verdict,
     resume::resume_from,
     serve,
@@ -196,9 +197,9 @@ fn last_words(exits: &[Exit]) {
         if lines.is_empty() {
             continue;
         }
-        eprintln!("worker w{}:{LIFE} {}; the end of {}:", exit.slot, exit.cause, exit.log.display());
+        print::note(format_args!("worker w{}:{LIFE} {}; the end of {}:", exit.slot, exit.cause, exit.log.display()));
         for line in lines {
-            eprintln!("  {line}");
+            print::note(format_args!("  {line}"));
         }
     }
 }

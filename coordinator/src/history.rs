@@ -1,6 +1,6 @@
 //! Runs that are over, also those of earlier lives of this coordinator.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use proto::v1::{self, run_event};
 
@@ -70,12 +70,12 @@ fn interrupt(status: &mut v1::RunStatus, sequence: u64, last: Option<v1::Checkpo
     let events = [run_event::Event::Standing(standing), run_event::Event::Ended(ended)];
     let mut entries = vec![Entry::Run(Box::new(status.clone()))];
     for (number, event) in (sequence + 1..).zip(events) {
-        entries.push(Entry::Event(v1::RunEvent {
+        entries.push(Entry::Event(Arc::new(v1::RunEvent {
             sequence: number,
             unix_micros: now.unix_micros(),
             run_id: status.run_id.clone(),
             event: Some(event),
-        }));
+        })));
     }
     entries
 }

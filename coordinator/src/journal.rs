@@ -34,7 +34,7 @@ const CHECKPOINTS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("c
 pub enum Entry {
     Run(Box<v1::RunStatus>),
     /// Its figures become points of the run's curves.
-    Event(v1::RunEvent),
+    Event(Arc<v1::RunEvent>),
     Checkpoint {
         run: String,
         checkpoint: v1::Checkpoint,
@@ -48,7 +48,7 @@ pub enum Entry {
 impl Entry {
     /// Progress may be lost with the power; nothing else may.
     pub fn must_be_durable(&self) -> bool {
-        !matches!(self, Self::Event(v1::RunEvent { event: Some(run_event::Event::Progress(_)), .. }))
+        !matches!(self, Self::Event(event) if matches!(event.event, Some(run_event::Event::Progress(_))))
     }
 }
 
@@ -275,12 +275,12 @@ mod tests {
 
     fn progress(sequence: u64, step: u64) -> Entry {
         let event = v1::Progress { step, loss: 0.5, rows: 10, seconds: 2.0, ..Default::default() };
-        Entry::Event(v1::RunEvent {
+        Entry::Event(Arc::new(v1::RunEvent {
             sequence,
             run_id: "r-1".into(),
             event: Some(run_event::Event::Progress(event)),
             ..Default::default()
-        })
+        }))
     }
 
     #[test]

@@ -246,3 +246,51 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn join(pool: &mut Pool, slot: u32) -> (WorkerId, mpsc::Receiver<Result<v1::CoordinatorMessage, tonic::Status>>) {
+        let (outbox, messages) = mpsc::channel(OUTBOX);
+        let about = v1::Join { slot, life: 1, version: proto::VERSION.into(), ..Default::default() };
+        let (worker, former) = pool.join(Timestamp(0), about, outbox, oneshot::channel().0).unwrap();
+        assert_eq!(former, None);
+        (worker, messages)
+    }
+
+    #[test]
+    fn a_worker_that_does_not_read_is_too_slow_and_one_that_is_gone_is_lost() {
+        let mut pool = Pool::new(Duration::from_secs(1));
+        let (worker, messages) = join(&mut pool, 1);
+        let dismiss = || coordinator_message::Message::Dismiss(v1::Dismiss {});
+        // The welcome is the first.
+        for _ in 1..OUTBOX {
+            pool.send(worker, dismiss()).unwrap();
+        }
+        assert_eq!(pool.send(worker, dismiss()).unwrap_err(), "too slow: 64 messages wait to be read by it");
+        drop(messages);
+        assert_eq!(pool.lost(Timestamp(0)), [(worker, "session closed".to_owned())]);
+    }
+
+    #[test]
+    fn a_released_worker_is_idle_only_once_its_job_has_ended() {
+        let mut pool = Pool::new(Duration::from_secs(1));
+        let (worker, _messages) = join(&mut pool, 1);
+        let place = Place { run: RunId::new(1, 1), generation: Generation(1), rank: 0, world: 1 };
+        pool.seat(worker, place.clone());
+        pool.release(Timestamp(0), worker);
+        assert!(pool.idle().is_empty());
+        pool.job_ended(worker, &place.run, Generation(2));
+        assert!(pool.idle().is_empty(), "another generation's end is not this one's");
+        assert_eq!(pool.lost(Timestamp(31_000_000)).len(), 1, "it is not waited for for ever");
+        pool.job_ended(worker, &place.run, Generation(1));
+        assert_eq!(pool.idle(), [worker]);
+
+        pool.seat(worker, place.clone());
+        pool.job_ended(worker, &place.run, Generation(1));
+        assert!(pool.idle().is_empty(), "its run may still need to know it");
+        pool.release(Timestamp(0), worker);
+        assert_eq!(pool.idle(), [worker]);
+    }
+}

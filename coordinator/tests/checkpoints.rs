@@ -1,5 +1,7 @@
 //! Which checkpoint a run goes on from.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod fake;
 
 use std::path::Path;

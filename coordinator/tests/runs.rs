@@ -1,5 +1,7 @@
 //! A coordinator in this process, workers that follow a script, real gRPC between them.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod fake;
 
 use std::sync::Arc;
@@ -369,4 +371,52 @@ async fn health_and_reflection_answer() {
         panic!("{answer:?}")
     };
     assert!(!files.file_descriptor_proto.is_empty());
+}
+
+#[tokio::test]
+async fn the_newest_the_best_and_the_initial_checkpoint_stay() {
+    let mut cluster = cluster(config()).await;
+    let text = cluster.spec(1).replace("keep = 2", "keep = 2\ninitial = true");
+    let run = cluster.submit(text, "").await.unwrap();
+    let mut worker = FakeWorker::join(&cluster, 0).await;
+    worker.sit_down().await;
+    let listed = |cluster: &Cluster| {
+        let entries = std::fs::read_dir(cluster.folder()).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| name.starts_with("step-"));
+        names.sort();
+        names
+    };
+    for (step, ndcg) in [(0, 0.0), (10, 0.2), (20, 0.9), (30, 0.3), (40, 0.4), (50, 0.1)] {
+        worker.stage(step, ndcg).await;
+        assert!(worker.published().await.path.ends_with(&format!("step-{step:08}")));
+    }
+    assert_eq!(listed(&cluster), ["step-00000000", "step-00000020", "step-00000040", "step-00000050"]);
+    let best = std::fs::read_link(cluster.folder().join("best")).unwrap();
+    assert_eq!(best.to_str(), Some("step-00000020"));
+    let request = v1::CheckpointsRequest { run_id: run.clone() };
+    let checkpoints = cluster.runs.checkpoints(request).await.unwrap().into_inner().checkpoints;
+    let steps: Vec<_> = checkpoints.iter().map(|checkpoint| (checkpoint.step, checkpoint.best)).collect();
+    assert_eq!(steps, [(0, false), (20, true), (40, false), (50, false)]);
+    assert_eq!(cluster.get(&run).await.best.unwrap().step, 20);
+}
+
+#[tokio::test]
+async fn runs_take_their_turn() {
+    let mut cluster = cluster(config()).await;
+    let (first, mut workers) = seated(&mut cluster, 1).await;
+    let mut worker = workers.remove(0);
+    let second = cluster.submit(spec(cluster.dir.path(), "second", 1), "").await.unwrap();
+    let waiting = cluster.get(&second).await.standing;
+    assert_eq!(waiting, format!("waiting for 1 of 1 workers, behind run `{first}`"));
+    worker.finish(4).await;
+    assert_eq!(worker.sit_down().await.run_id, second);
+    cluster.runs.stop(v1::StopRunRequest { run_id: String::new(), now: true }).await.unwrap();
+    assert_eq!(worker.order().await, v1::OrderKind::Abort);
+    worker.end(0, job_ended::Outcome::Ordered(v1::OrderKind::Abort.into())).await;
+    let (_, ended) = cluster.watch_to_the_end(&second).await;
+    assert_eq!(
+        (ended.phase(), ended.reason.as_str()),
+        (v1::Phase::Stopped, "stopped at once on request, after step 0")
+    );
 }

@@ -299,7 +299,7 @@ impl TrainingWriter {
             batch
                 .and_then(|batch| {
                     file.content.update(&slices)?;
-                    Ok(file.writer.write(&batch)?)
+                    file.writer.write(&batch)
                 })
                 .map_err(|source| WriteError::Parquet { path: file.path.clone(), source })?;
             file.rows += rows as u64;

@@ -236,7 +236,7 @@ fn resolve(file: &SourceFile, options: &ReadOptions) -> Result<Resolved, Pipelin
                 ))
             })
         };
-        let number = |kind: Kind| match is_number(field.data_type()) {
+        let number = |kind: Kind| match field.data_type().is_numeric() {
             true => Ok(kind),
             false => {
                 Err(PipelineError::data(format!("`{path}`, column `{name}` is {}, not a number", field.data_type())))
@@ -279,12 +279,8 @@ fn resolve(file: &SourceFile, options: &ReadOptions) -> Result<Resolved, Pipelin
 fn is_feature(field: &Field, of_footer: Option<&[String]>) -> bool {
     match of_footer {
         Some(names) => names.contains(field.name()),
-        None => is_number(field.data_type()) && !RESERVED.contains(&field.name().as_str()),
+        None => field.data_type().is_numeric() && !RESERVED.contains(&field.name().as_str()),
     }
-}
-
-fn is_number(kind: &DataType) -> bool {
-    kind.is_integer() || kind.is_floating()
 }
 
 fn id_kind(kind: &DataType) -> Option<IdKind> {
@@ -304,7 +300,7 @@ fn vector_field<'a>(fields: &'a Schema, footer: Option<&Footer>) -> Option<&'a F
     let (_, field) = fields.column_with_name(FEATURES)?;
     match field.data_type() {
         DataType::FixedSizeList(item, _) | DataType::List(item) | DataType::LargeList(item) => {
-            is_number(item.data_type()).then_some(field)
+            item.data_type().is_numeric().then_some(field)
         }
         _ => None,
     }

@@ -219,8 +219,8 @@ impl Writing {
         else {
             return None;
         };
-        let own = self.mask.iter().enumerate().filter(|(_, own)| **own).map(|(row, _)| row);
-        own.skip((row - self.rows) as usize).next()
+        let mut own = self.mask.iter().enumerate().filter(|(_, own)| **own).map(|(row, _)| row);
+        own.nth((row - self.rows) as usize)
     }
 }
 
@@ -272,7 +272,11 @@ fn hash(ids: &ArrayRef, row: usize, seed: u64) -> u64 {
 
 /// An output within the input, or around it, would be read as input next time, or replace it.
 fn refuse_overlap(input: &Path, output: &Path) -> Result<(), PipelineError> {
-    let (Ok(input), Ok(output)) = (fs::canonicalize(input), fs::canonicalize(output)) else { return Ok(()) };
+    // An output that is not there yet is told by the folder that it will be in.
+    let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let placed = fs::canonicalize(output)
+        .or_else(|_| fs::canonicalize(parent).map(|parent| parent.join(output.file_name().unwrap_or_default())));
+    let (Ok(input), Ok(output)) = (fs::canonicalize(input), placed) else { return Ok(()) };
     if input.starts_with(&output) || output.starts_with(&input) {
         let message = format!("the output `{}` and the input `{}` overlap", output.display(), input.display());
         return Err(PipelineError::options(message).with_hint("name a folder beside the input"));

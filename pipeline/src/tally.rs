@@ -40,6 +40,8 @@ pub(crate) struct Labels {
 impl Labels {
     pub fn add(&mut self, labels: &[f32]) {
         for &label in labels {
+            // -0 is 0.
+            let label = label + 0.0;
             match self.counts.iter_mut().find(|(known, _)| known.to_bits() == label.to_bits()) {
                 Some((_, rows)) => *rows += 1,
                 None => self.add_new(label),

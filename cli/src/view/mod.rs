@@ -13,7 +13,7 @@ use std::io::IsTerminal as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use proto::v1::{self, run_event::Event};
 
-use crate::json;
+use crate::{json, print};
 pub use story::Story;
 use table::EpochTable;
 use throttle::Throttle;
@@ -82,7 +82,7 @@ impl View {
         match &mut self.screen {
             Screen::Live(bar) if !trains => bar.set_message(standing.words.clone()),
             Screen::Plain(throttle) if !trains && standing.words != self.standing && throttle.due() => {
-                eprintln!("{}", standing.words);
+                print::note(&standing.words);
             }
             _ => {}
         }
@@ -101,7 +101,7 @@ impl View {
                 bar.set_position(progress.step);
                 bar.set_message(line);
             }
-            Screen::Plain(throttle) if throttle.due() => eprintln!("{line}"),
+            Screen::Plain(throttle) if throttle.due() => print::note(line),
             _ => {}
         }
     }
@@ -109,15 +109,15 @@ impl View {
     /// A line for people, above the live one.
     pub fn notice(&self, line: &str) {
         match &self.screen {
-            Screen::Live(bar) => bar.suspend(|| eprintln!("{line}")),
-            _ => eprintln!("{line}"),
+            Screen::Live(bar) => bar.suspend(|| print::note(line)),
+            _ => print::note(line),
         }
     }
 
     fn data(&self, lines: &str) {
         match &self.screen {
-            Screen::Live(bar) => bar.suspend(|| print!("{lines}")),
-            _ => print!("{lines}"),
+            Screen::Live(bar) => bar.suspend(|| print::data(lines)),
+            _ => print::data(lines),
         }
     }
 
@@ -132,7 +132,7 @@ impl View {
     pub fn summarise(&self) {
         self.clear();
         if !matches!(self.screen, Screen::Json) {
-            print!("{}", summary::render(&self.story));
+            print::data(&summary::render(&self.story));
         }
     }
 

@@ -22,7 +22,9 @@ pub fn render(story: &Story) -> String {
         v1::Phase::Stopped => "stopped",
         _ => "failed",
     };
-    let reason = if ended.reason.is_empty() { String::new() } else { format!(": {}", ended.reason) };
+    // Why it failed is the error's to say.
+    let told = ended.failure.is_some() || ended.reason.is_empty();
+    let reason = if told { String::new() } else { format!(": {}", ended.reason) };
     fact("run", &format!("{} {how}{reason}", story.run_id));
     if let Some(best) = &ended.best {
         if let Some(metric) = decisive(story, best) {

@@ -194,7 +194,12 @@ fn read_manifest(path: &Path) -> Result<CheckpointManifest, String> {
 /// Every file there, at its length.
 fn check_sizes(path: &Path, manifest: &CheckpointManifest) -> Result<(), String> {
     for file in &manifest.files {
-        let found = fs::metadata(path.join(&file.name)).map_err(|error| format!("`{}`: {error}", file.name))?.len();
+        // Not through links: their target would be published with the name of a file, and change behind it.
+        let found = fs::symlink_metadata(path.join(&file.name)).map_err(|error| format!("`{}`: {error}", file.name))?;
+        if !found.is_file() {
+            return Err(format!("`{}` is not a regular file", file.name));
+        }
+        let found = found.len();
         if found != file.bytes {
             return Err(format!("`{}` has {found} bytes, its manifest says {}", file.name, file.bytes));
         }

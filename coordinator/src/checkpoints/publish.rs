@@ -110,13 +110,14 @@ fn appear(job: &Job, step: u64) -> io::Result<()> {
     let (staged, target) = (&job.staged.path, job.claim.folder.step(step));
     if target.exists() {
         match rustix::fs::renameat_with(CWD, staged, CWD, &target, RenameFlags::EXCHANGE) {
-            Ok(()) => fs::remove_dir_all(staged)?,
+            // What it replaced now lies in the staging folder, and goes with it at the latest.
+            Ok(()) => drop(fs::remove_dir_all(staged)),
             // No exchange on this file system: the old one steps aside first.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
                 let aside = job.claim.staging.join(format!(".replaced-{step}"));
                 fs::rename(&target, &aside)?;
                 fs::rename(staged, &target)?;
-                fs::remove_dir_all(aside)?;
+                drop(fs::remove_dir_all(aside));
             }
             Err(error) => return Err(error.into()),
         }

@@ -287,7 +287,7 @@ impl Driver {
     fn feed(&mut self, id: &RunId, event: Event) {
         let Some(live) = self.state.live.get_mut(id) else { return };
         let effects = live.run.on(self.clock.now(), event);
-        self.state.out.extend(effects.into_iter().map(|effect| Outgoing::Effect(id.clone(), effect)));
+        self.state.out.extend(effects.into_iter().map(|effect| Outgoing::Effect(id.clone(), Box::new(effect))));
     }
 
     fn feed_named(&mut self, run: &str, event: Event) {

@@ -24,7 +24,7 @@ const FLUSH_AFTER: Duration = Duration::from_secs(2);
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) enum Outgoing {
-    Effect(RunId, Effect),
+    Effect(RunId, Box<Effect>),
     Announce(Arc<v1::RunEvent>),
     Reply(Box<dyn FnOnce() + Send>),
 }
@@ -40,7 +40,7 @@ impl Driver {
             }
             for outgoing in out {
                 match outgoing {
-                    Outgoing::Effect(run, effect) => self.perform(&run, effect),
+                    Outgoing::Effect(run, effect) => self.perform(&run, *effect),
                     Outgoing::Announce(event) => {
                         log(&event);
                         // Without watchers nobody receives.
@@ -65,8 +65,12 @@ impl Driver {
         let mut entries = Vec::new();
         let mut rest = Vec::new();
         for outgoing in std::mem::take(&mut self.state.out) {
-            match outgoing {
-                Outgoing::Effect(id, Effect::Persist(record)) => {
+            let Outgoing::Effect(id, effect) = outgoing else {
+                rest.push(outgoing);
+                continue;
+            };
+            match *effect {
+                Effect::Persist(record) => {
                     let run = id.to_string();
                     entries.push(match record {
                         Record::Run(status) => Entry::Run(status),
@@ -74,15 +78,15 @@ impl Driver {
                         Record::Pruned { step } => Entry::Pruned { run, step },
                     });
                 }
-                Outgoing::Effect(id, Effect::Emit(notice)) => {
+                Effect::Emit(notice) => {
                     let Some(live) = self.state.live.get_mut(&id) else { continue };
                     live.sequence += 1;
                     let (sequence, run_id) = (live.sequence, id.to_string());
-                    let event = v1::RunEvent { sequence, unix_micros, run_id, event: Some(notice) };
-                    entries.push(Entry::Event(event.clone()));
-                    rest.push(Outgoing::Announce(Arc::new(event)));
+                    let event = Arc::new(v1::RunEvent { sequence, unix_micros, run_id, event: Some(notice) });
+                    entries.push(Entry::Event(Arc::clone(&event)));
+                    rest.push(Outgoing::Announce(event));
                 }
-                outgoing => rest.push(outgoing),
+                effect => rest.push(Outgoing::Effect(id, Box::new(effect))),
             }
         }
         (entries, rest)

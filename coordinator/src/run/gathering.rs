@@ -114,7 +114,7 @@ impl Run {
         }
         let members: Vec<WorkerId> = gathering.members.iter().copied().collect();
         self.generation = self.generation.next();
-        self.phase = Phase::Training(Training::new(&members, now, self.step));
+        self.phase = Phase::Training(Box::new(Training::new(&members, now, self.step)));
         effects.push(self.record(now));
         effects.push(Effect::Emit(Notice::Seated(v1::Seated {
             generation: self.generation.0,

@@ -200,7 +200,7 @@ pub(crate) const RESUME_HINT: &str = "resume with `lockstep train run.toml --res
 
 enum Phase {
     Gathering(Gathering),
-    Training(Training),
+    Training(Box<Training>),
     Ended { verdict: Verdict, at: Timestamp },
 }
 
@@ -411,7 +411,7 @@ impl Run {
             world: self.plan.workers,
             created_unix_micros: self.created.unix_micros(),
             ended_unix_micros: ended,
-            progress: self.progress.clone(),
+            progress: self.progress,
             last_epoch: self.last_epoch.clone(),
             best: self.best.clone(),
             failure,

@@ -130,7 +130,7 @@ impl Run {
                 member.step = member.step.max(progress.step);
                 if speaks && progress.step > self.step {
                     self.step = progress.step;
-                    self.progress = Some(progress.clone());
+                    self.progress = Some(progress);
                     effects.push(Effect::Emit(Notice::Progress(progress)));
                 }
             }

@@ -200,9 +200,7 @@ impl WriteError {
             Self::Exists { .. } => Some("name another folder, or replace this one with --overwrite"),
             Self::NotADataset { .. } => Some("only folders of Parquet files are replaced; name another folder"),
             Self::Busy { .. } => Some("wait for it to end, or name another folder"),
-            Self::Value { .. } | Self::Null { .. } => {
-                Some("clean the data first; a model would learn nothing but nan from it")
-            }
+            Self::Value { .. } | Self::Null { .. } => Some("clean the data first: a model can learn nothing from it"),
             Self::Scattered { .. } => Some("the rows of a list must follow each other: sort the input by this column"),
             Self::Schema { .. } | Self::Empty | Self::Io { .. } | Self::Parquet { .. } => None,
         }

@@ -7,6 +7,11 @@ use std::{
     process,
 };
 
+use rustix::{
+    fs::{CWD, RenameFlags},
+    io::Errno,
+};
+
 use super::WriteError;
 
 /// `.<name>.partial-<pid>` beside the target; removed on drop unless committed.
@@ -59,21 +64,15 @@ impl Staging {
         sync_tree(&self.path)?;
         // Again: it may have appeared, or been filled, in the meantime.
         check_target(&self.target, self.overwrite)?;
-        let retired = self.path.with_extension("replaced");
-        let replaces = fs::symlink_metadata(&self.target).is_ok();
-        if replaces {
-            fs::rename(&self.target, &retired).map_err(io("replace", &self.target))?;
-        }
-        if let Err(source) = fs::rename(&self.path, &self.target) {
-            if replaces {
-                // Best effort: the failure to report is the one above.
-                let _ = fs::rename(&retired, &self.target);
-            }
-            return Err(WriteError::Io { what: "rename to", path: self.target.clone(), source });
-        }
-        self.committed = true;
-        if replaces {
-            fs::remove_dir_all(&retired).map_err(io("remove", &retired))?;
+        if fs::symlink_metadata(&self.target).is_ok() {
+            // One step: whoever is killed here leaves the old dataset or the new one, never neither.
+            exchange(&self.path, &self.target).map_err(io("replace", &self.target))?;
+            self.committed = true;
+            // What is left beside it under the hidden name is the old one.
+            fs::remove_dir_all(&self.path).map_err(io("remove", &self.path))?;
+        } else {
+            fs::rename(&self.path, &self.target).map_err(io("rename to", &self.target))?;
+            self.committed = true;
         }
         let parent = self.path.parent().unwrap_or(Path::new("."));
         sync(parent)
@@ -87,6 +86,20 @@ impl Drop for Staging {
         {
             tracing::warn!(path = %self.path.display(), %error, "an unfinished dataset could not be removed");
         }
+    }
+}
+
+/// Two folders change names.
+fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
+        // Not every file system can; two renames leave a moment without either.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            let aside = one.with_extension("replaced");
+            fs::rename(other, &aside)?;
+            fs::rename(one, other).or_else(|error| fs::rename(&aside, other).and(Err(error)))?;
+            fs::rename(&aside, one)
+        }
+        result => Ok(result?),
     }
 }
 

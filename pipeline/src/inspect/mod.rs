@@ -302,7 +302,10 @@ impl Gathered {
             if column.kind == Kind::Label
                 && let Some(labels) = array.as_primitive_opt::<Float32Type>()
             {
-                self.labels.add(labels.values());
+                match labels.null_count() {
+                    0 => self.labels.add(labels.values()),
+                    _ => self.labels.add(&labels.iter().flatten().collect::<Vec<f32>>()),
+                }
                 self.lists.add(&chunk.columns[schema.group()], labels.values());
             }
         }

@@ -1,3 +1,5 @@
+//! Synthetic data: the same for the same seed, graded in its shares, learnable only by nonlinear models.
+
 use std::{collections::HashSet, fs, time::Instant};
 
 use pipeline::{
@@ -127,8 +129,9 @@ fn linear_fit(rows: &[[f32; 10]], target: &[f32]) -> impl Fn(&[f32; 10]) -> f64 
     for pivot in 0..11 {
         for other in (0..11).filter(|other| *other != pivot) {
             let factor = system[other][pivot] / system[pivot][pivot];
-            for at in 0..12 {
-                system[other][at] -= factor * system[pivot][at];
+            let subtracted = system[pivot];
+            for (cell, value) in system[other].iter_mut().zip(subtracted) {
+                *cell -= factor * value;
             }
         }
     }

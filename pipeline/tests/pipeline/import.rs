@@ -1,3 +1,5 @@
+//! Text into training data, and every refusal by line.
+
 use std::{fs, path::PathBuf};
 
 use pipeline::{

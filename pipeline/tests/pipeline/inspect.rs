@@ -1,3 +1,5 @@
+//! Reports on datasets, ours and others'.
+
 use std::{fs::File, path::Path, sync::Arc};
 
 use arrow::array::{ArrayRef, FixedSizeListArray, Float32Array, Float64Array, ListArray, RecordBatch, StringArray};

@@ -1,3 +1,5 @@
+//! Parts by query: nothing lost, nothing torn, all or none.
+
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
@@ -169,9 +171,11 @@ fn an_output_that_overlaps_the_input_is_refused() {
     let home = tempfile::tempdir().unwrap();
     let input = home.path().join("data");
     generated(&input, 50, None);
-    let output = Output { overwrite: true, ..to(input.clone()) };
-    let error = split(&SplitOptions { input: input.clone(), output, ..SplitOptions::default() }).unwrap_err();
-    assert!(error.to_string().contains("overlap"), "{error}");
+    for target in [input.clone(), input.join("parts"), home.path().to_owned()] {
+        let output = Output { overwrite: true, ..to(target) };
+        let error = split(&SplitOptions { input: input.clone(), output, ..SplitOptions::default() }).unwrap_err();
+        assert!(error.to_string().contains("overlap"), "{error}");
+    }
     assert_eq!(entries(&input), ["part-00000.parquet"]);
 }
 

@@ -1,3 +1,5 @@
+//! The training writer: what it writes, refuses, and leaves behind.
+
 use std::{fs, fs::File, path::Path, sync::Arc};
 
 use arrow::array::{Array, ArrayRef, Int32Array, StringArray};

@@ -171,7 +171,7 @@ fn a_rank_that_has_finished_may_leave_while_others_still_receive() {
 
     fn expected(rank: usize, lost: &Lost) -> Reason {
         match &lost.reason {
-            Reason::Reported { .. } => Reason::Reported { by: format!("w{} (rank {0})", 2 - rank).replace(' ', ":1 ") },
+            Reason::Reported { .. } => Reason::Reported { by: format!("w{0}:1 (rank {0})", 2 - rank) },
             _ => Reason::Left,
         }
     }
