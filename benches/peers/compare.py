@@ -174,7 +174,8 @@ class Bench:
         (found,) = json_lines(output([*TORCHRUN, HERE / "launch.py"], START_UNIX=now()))
         return {"to the first optimizer step": {"torchrun": found["first_step_seconds"]}}
 
-    def by_bytes(self, lines):
+    @staticmethod
+    def by_bytes(lines):
         rows = {}
         for line in lines:
             rows.setdefault(size(line["bytes"]), {})[line["engine"]] = line["p50_us"] / 1e6
@@ -218,7 +219,7 @@ def bytes_of(text):
 
 
 def medians(rounds):
-    """{row: (the best way, its median)} of rounds of {row: {way: value}}."""
+    """{row: {way: median}} of rounds of {row: {way: value}}."""
     rows = {}
     for found in rounds:
         for row, ways in found.items():
@@ -297,15 +298,17 @@ def main():
                     say(f"{name}: round {number + 1} of {arguments.rounds}, {side}")
                     try:
                         samples[side].append(getattr(contest, side)())
-                    except RuntimeError as error:
+                    except Exception as error:  # one contest's trouble is not the others'
                         failed.append(name)
-                        say(f"error: {error}")
+                        say(f"error: {name}, {side}: {type(error).__name__}: {error}")
             raw[name] = samples
             lines += table_rows(name, contest, samples["ours"], samples["peer"])
         print(f"{datetime.date.today()}; {before}. {versions(bench, arguments.peers_only)}.")
         print(f"Medians of {arguments.rounds} rounds, ours and the peer in turns; 2 processes; MLP 10-64-32-1, about {20 * arguments.queries} rows.")
         print("\n| | Lockstep | peer | ratio | target |\n| --- | --- | --- | --- | --- |")
         print("\n".join(lines))
+        if failed:
+            print(f"\nFailed: {', '.join(sorted(set(failed)))}.")
     if arguments.raw:
         pathlib.Path(arguments.raw).write_text(json.dumps(raw, indent=1))
     return 1 if failed else 0

@@ -14,9 +14,10 @@ pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels,
 pub struct Args {
     #[command(subcommand)]
     pub verb: Verb,
-    /// What to log on stderr: `error`, `warn`, `info`, `debug`, or `coordinator=debug,warn`.
-    #[arg(long, global = true, env = "LOCKSTEP_LOG", default_value = "warn", value_name = "FILTER")]
-    pub log: String,
+    /// What to log on stderr: `error`, `warn`, `info`, `debug`, or `coordinator=debug,warn` [default: info for a standing
+    /// coordinator, error for train, which shows what goes on itself, warn for the others].
+    #[arg(long, global = true, env = "LOCKSTEP_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

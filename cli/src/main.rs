@@ -35,8 +35,12 @@ fn main() -> ExitCode {
 }
 
 fn carry_out(args: Args) -> Result<ExitCode, Fault> {
-    let log = args.log;
-    log_to_stderr(&log)?;
+    let quiet = match &args.verb {
+        Verb::Coordinator(_) => "info",
+        Verb::Train(_) => "error",
+        _ => "warn",
+    };
+    log_to_stderr(args.log.as_deref().unwrap_or(quiet))?;
     match args.verb {
         Verb::Check(args) => document::check(&args),
         Verb::Import(import) => datasets::import(import),
@@ -46,7 +50,7 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Verb::Worker(args) => Err(children::become_worker(&args)),
         verb => runtime()?.block_on(async {
             match verb {
-                Verb::Train(args) => Box::pin(train::train(args, &log)).await,
+                Verb::Train(train) => Box::pin(train::train(train, args.log.as_deref())).await,
                 Verb::Coordinator(args) => Box::pin(serve::serve(args)).await,
                 Verb::Submit(args) => remote::submit(args).await,
                 Verb::List(args) => remote::list(&args).await,

@@ -35,7 +35,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// Lines of a failed worker's log that are shown.
 const LAST_LINES: usize = 12;
 
-pub async fn train(args: TrainArgs, log: &str) -> Result<ExitCode, Fault> {
+pub async fn train(args: TrainArgs, log: Option<&str>) -> Result<ExitCode, Fault> {
     let mut flags = Vec::new();
     flags.extend(args.workers.map(|workers| ("cluster.workers", workers.to_string())));
     flags.extend(args.device.map(|device| ("cluster.device", device.word().to_owned())));
@@ -61,7 +61,7 @@ pub async fn train(args: TrainArgs, log: &str) -> Result<ExitCode, Fault> {
             proto::spec::Device::Cuda => Device::Cuda,
         };
         // What the terminal is spared belongs into their files.
-        let filter = if log == "warn" { "info" } else { log };
+        let filter = log.unwrap_or("info");
         let post = Post { binary: &binary, coordinator: &address, device, logs: &logs, filter };
         Ok::<_, Fault>((Crew::muster(&post, spec.cluster.workers)?, logs))
     };

@@ -166,7 +166,10 @@ async fn a_vanished_worker_fails_the_run_with_its_cause() {
     let listed = cluster.workers.list(v1::ListWorkersRequest {}).await.unwrap().into_inner().workers;
     let states: Vec<_> = listed.iter().map(|w| (w.worker.as_str(), w.state.as_str())).collect();
     assert_eq!(states, [("w0:1", "idle"), ("w1:1", "left: killed by signal 9")]);
-    assert!(!cluster.folder().exists(), "nothing is left of a run without checkpoints");
+    // Tidying up goes on behind the end; a shutdown waits for it.
+    let folder = cluster.folder();
+    cluster.coordinator.shutdown().await;
+    assert!(!folder.exists(), "nothing is left of a run without checkpoints");
 }
 
 #[tokio::test]

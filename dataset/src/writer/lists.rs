@@ -10,7 +10,7 @@ use arrow::datatypes::Int64Type;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::WriteError;
-use crate::layout::MAX_MARKS;
+use crate::{layout::MAX_MARKS, seeded::mix};
 
 /// Finds where runs of equal ids start, over chunks.
 #[derive(Debug, Default)]
@@ -67,7 +67,7 @@ pub(super) fn spell(ids: &dyn Array, row: usize) -> String {
     }
 }
 
-/// Which lists there were: integers that count up cost nothing, every other id a 64-bit hash.
+/// Which lists there were: integers that count up cost nothing, every other id a 64-bit hash (of integers, a bijection).
 #[derive(Debug, Default)]
 pub struct Seen {
     /// Ids from the first one on that followed each other by one.
@@ -76,8 +76,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Notes the id in this row; false where it was noted before. Two of a billion lists share a hash with probability 0.03,
-    /// of ten million 3e-6.
+    /// Notes the id in this row; false where it was noted before. Of ten million text ids two share a hash with probability 3e-6.
     pub fn insert(&mut self, ids: &dyn Array, row: usize) -> bool {
         if let Some(ids) = ids.as_primitive_opt::<Int64Type>() {
             let id = ids.value(row);
@@ -117,13 +116,6 @@ impl Seen {
         }
         Ok(())
     }
-}
-
-/// splitmix64's finaliser: a bijection, so that integers never collide.
-fn mix(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 /// The keys are hashes already.

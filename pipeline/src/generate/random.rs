@@ -1,15 +1,14 @@
 //! Randomness by counting: a value is a hash of what it is for, so that no value depends on which were drawn before it.
 
+use dataset::seeded::mix;
+
 /// 2^64 / golden ratio: splitmix64's increment.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The stream number `stream` of the values below `key` (splitmix64).
 #[inline]
 pub fn draw(key: u64, stream: u64) -> u64 {
-    let mut x = key.wrapping_add(stream.wrapping_add(1).wrapping_mul(STEP));
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
+    mix(key.wrapping_add(stream.wrapping_mul(STEP)))
 }
 
 /// Two uniform values in [0, 1), of 24 bits each.

@@ -7,7 +7,7 @@ use std::io::IoSlice;
 use std::ops::Range;
 
 /// How much moves at once: small enough that a peer begins to add while this rank still copies.
-const CHUNK: usize = 16 << 10;
+const CHUNK: usize = 64 << 10;
 
 /// Which operation a stream belongs to. Two ranks that disagree would wait for each other for ever, or add what must not be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
