@@ -79,7 +79,11 @@ fn run(plan: &Plan, rank: usize, listener: &TcpListener, first: SocketAddr) -> R
             engine => {
                 let wanted = if engine == "ring-shm" { "memory" } else { "tcp" };
                 let peers: Vec<_> = (0..2)
-                    .map(|rank| PeerAddress { worker: format!("w{rank}:1"), address: peers[rank], machine: "here".into() })
+                    .map(|rank| PeerAddress {
+                        worker: format!("w{rank}:1"),
+                        address: peers[rank],
+                        machine: "here".into(),
+                    })
                     .collect();
                 let group = GroupId { run: "bench".into(), generation: generation as u64, secret: 1 };
                 let options = Options { shared_memory: wanted == "memory", ..Options::default() };

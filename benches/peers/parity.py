@@ -10,7 +10,8 @@ lists. Not for dropout, whose randomness is Lockstep's own; early stopping is le
     python parity.py --self-test
 
 Prints one JSON line for each of training, `--evaluate` (ndcg@1, @5, @10, map, mrr) and `--compare`. A difference is relative to the
-largest weight of its tensor. Exit code 1: further apart than the tolerance; 2: the words are wrong.
+largest weight of its tensor; weights that a loss of lists gives no gradient are left out, and counted. Exit code 1: further apart
+than the tolerance; 2: the words are wrong.
 """
 
 import argparse
@@ -111,7 +112,8 @@ def warm_up_steps(spec, steps_per_epoch):
 
 
 def train(spec, network, data, epochs):
-    """All epochs' steps. Returns the epochs' losses, and how many steps had no term or none that was finite."""
+    """All epochs' steps. Returns the epochs' losses, how many steps had no term or none that was finite, and the largest gradient that
+    each weight has met."""
     features, labels, weights, starts = data
     lists = spec["loss"].get("kind", "lambdarank") not in reference.POINTWISE
     optimizer = make_optimizer(spec["optimizer"], network)
@@ -123,6 +125,7 @@ def train(spec, network, data, epochs):
     warm_up = warm_up_steps(schedule, len(epochs[0]) if epochs else 0)
     clip = spec["training"].get("clip_norm")
     losses, skipped, step = [], 0, 0
+    largest = {name: torch.zeros_like(parameter) for name, parameter in network.named_parameters()}
     for batches in epochs:
         terms_sum = denominator_sum = 0.0
         for ordinals in batches:
@@ -135,6 +138,8 @@ def train(spec, network, data, epochs):
             if denominator.item() <= 0 or not all(torch.isfinite(tensor).all() for tensor in (terms, *gradients)):
                 skipped += 1
                 continue
+            for gradient, seen in zip(gradients, largest.values()):
+                torch.maximum(seen, gradient.abs(), out=seen)
             if clip is not None:
                 torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
             scheduled = optimizer.param_groups[0]["lr"]
@@ -146,27 +151,36 @@ def train(spec, network, data, epochs):
         losses.append(terms_sum / denominator_sum if denominator_sum else None)
         if scheduler:
             scheduler.step()
-    return losses, skipped
+    return losses, skipped, largest
 
 
-def compare(network, other, tolerance, lists):
-    """Whether another file's weights are this network's. Losses of lists do not see a shift of all scores: the last bias has gradient
-    zero but for rounding, which AdamW blows up to full steps, so that it is left out."""
+def compare(network, other, tolerance, left_out):
+    """Whether another file's weights are this network's, but for those that `left_out` masks."""
     theirs, worst = state(other, network), {"max_relative": 0.0, "max_absolute": 0.0, "worst": None}
-    last = f"layers.{len(network.layers) - 1}.bias" if network.cross is None else "head.bias"
-    worst["left_out"] = [last] if lists else []
     for name, parameter in network.named_parameters():
-        if name in worst["left_out"]:
-            continue
         own = parameter.detach().double()
-        absolute = (own - theirs[name].double()).abs().max().item()
+        apart = (own - theirs[name].double()).abs()
+        if name in left_out:
+            apart[left_out[name]] = 0.0
+        absolute = apart.max().item()
         relative = absolute / max(own.abs().max().item(), 1e-30) if absolute else 0.0
         if not relative <= worst["max_relative"]:  # a NaN is the worst
             worst |= {"max_relative": relative, "worst": name}
         worst["max_absolute"] = max(worst["max_absolute"], absolute)
     within = worst["max_relative"] <= tolerance
-    print(json.dumps({"compare": str(other), **worst, "tolerance": tolerance, "within": within}))
+    counts = {name: int(mask.sum()) for name, mask in left_out.items() if mask.any()}
+    print(json.dumps({"compare": str(other), **worst, "left_out": counts, "tolerance": tolerance, "within": within}))
     return within
+
+
+def without_gradient(network, largest, lists):
+    """Masks of the weights whose gradient is zero but for rounding, which AdamW blows up to whole steps. Losses of lists have such:
+    they do not see a shift of a list's scores, so neither the last bias nor what only weighs a query's own features."""
+    if not lists or not largest:
+        return {}
+    floor = 1e-10 if next(network.parameters()).dtype == torch.float64 else 1e-6
+    floor *= max(gradient.max().item() for gradient in largest.values())
+    return {name: gradient <= floor for name, gradient in largest.items()}
 
 
 def main(words=None):
@@ -191,23 +205,22 @@ def main(words=None):
         parser.error("a checkpoint is needed")
 
     checkpoint = pathlib.Path(arguments.checkpoint)
-    document = (
-        pathlib.Path(arguments.run).read_text() if arguments.run else json.loads((checkpoint / "manifest.json").read_text())["spec_toml"]
-    )
+    run = pathlib.Path(arguments.run) if arguments.run else None
+    document = run.read_text() if run else json.loads((checkpoint / "manifest.json").read_text())["spec_toml"]
     spec = tomllib.loads(document)
     for table in ("data", "model", "loss", "training", "optimizer", "schedule"):
         spec.setdefault(table, {})
     dtype = torch.float64 if arguments.float64 else torch.float32
     lists = spec["loss"].get("kind", "lambdarank") not in reference.POINTWISE
 
-    network = load(checkpoint, spec, dtype)
+    network, largest = load(checkpoint, spec, dtype), {}
     if arguments.epochs != 0:
         if spec["model"].get("dropout"):
             wrong("training with dropout cannot be compared: its randomness is Lockstep's own")
         data = read(arguments.train or spec["data"]["train"], spec, dtype, lists)
         atoms = len(data[3]) - 1 if lists else len(data[1])
         epochs = steps_of(spec, arguments.batches, atoms)[: arguments.epochs]
-        losses, skipped = train(spec, network, data, epochs)
+        losses, skipped, largest = train(spec, network, data, epochs)
         steps = sum(len(epoch) for epoch in epochs)
         print(json.dumps({"trained": len(epochs), "steps": steps, "skipped": skipped, "losses": losses}))
     if arguments.out:
@@ -217,10 +230,14 @@ def main(words=None):
         with torch.no_grad():
             scores = network(held_out[0])
         print(json.dumps(reference.metrics(scores, held_out[1], held_out[3]) | {"lists": len(held_out[3]) - 1}))
-    if arguments.compare and not compare(network, arguments.compare, arguments.tolerance, lists):
-        return 1
+    if arguments.compare:
+        left_out = without_gradient(network, largest, lists)
+        return 0 if compare(network, arguments.compare, arguments.tolerance, left_out) else 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        wrong(error)

@@ -1,10 +1,10 @@
 //! Parquet as training data: the training [`layout`] and its [`writer`], the [`manifest`] of a dataset, the [`lanes`] that say who
 //! reads what and when, and the [`reader`]s that hand out ready batches.
 
-pub mod layout;
-pub mod manifest;
 pub mod lanes;
+pub mod layout;
 pub mod lists;
+pub mod manifest;
 pub mod reader;
 pub mod seeded;
 pub mod source;

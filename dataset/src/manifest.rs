@@ -142,8 +142,8 @@ impl Opened {
         let file = File::open(&path).map_err(|error| broken(error.to_string()))?;
         let bytes = file.metadata().map_err(|error| broken(error.to_string()))?.len();
         let footer_bytes = footer_bytes(&file, bytes).map_err(|error| broken(error.to_string()))?;
-        let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())
-            .map_err(|error| broken(error.to_string()))?;
+        let metadata =
+            ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|error| broken(error.to_string()))?;
         let row_groups = metadata.metadata().row_groups();
         let end = row_groups.iter().flat_map(|group| group.columns()).map(|column| column.byte_range());
         if let Some(past) = end.map(|(start, length)| start + length).find(|end| *end > bytes) {
@@ -168,7 +168,8 @@ impl Opened {
     ) -> Result<v1::DataFile, DatasetError> {
         let row_group_rows: Vec<u64> =
             self.metadata.metadata().row_groups().iter().map(|group| group.num_rows() as u64).collect();
-        let mut file = v1::DataFile { path: self.name.clone(), bytes: self.bytes, row_group_rows, ..Default::default() };
+        let mut file =
+            v1::DataFile { path: self.name.clone(), bytes: self.bytes, row_group_rows, ..Default::default() };
         if !lists {
             return Ok(file);
         }
@@ -296,7 +297,10 @@ fn resolve(file: &Opened, data: &Data) -> Result<v1::Columns, DatasetError> {
         if data.features.as_ref().is_some_and(|wanted| *wanted != own) {
             return Err(DatasetError::new(
                 &file.path,
-                format!("`{}` keeps its features in one list column, of which none can be left out", file.path.display()),
+                format!(
+                    "`{}` keeps its features in one list column, of which none can be left out",
+                    file.path.display()
+                ),
             )
             .hint("leave `data.features` out, or write the dataset with `--layout wide`"));
         }
@@ -314,8 +318,7 @@ fn resolve(file: &Opened, data: &Data) -> Result<v1::Columns, DatasetError> {
     for name in &columns.features {
         let Some((_, field)) = schema.column_with_name(name) else { return Err(missing("feature", name)) };
         if !field.data_type().is_numeric() {
-            let message =
-                format!("`{}`: feature `{name}` is {}, not a number", file.path.display(), field.data_type());
+            let message = format!("`{}`: feature `{name}` is {}, not a number", file.path.display(), field.data_type());
             return Err(DatasetError::new(&file.path, message)
                 .hint("encode it as a number, or list the features you want in data.features"));
         }
@@ -364,4 +367,3 @@ pub fn file_path(manifest: &v1::Manifest, file: usize) -> PathBuf {
         name => root.join(name),
     }
 }
-

@@ -203,7 +203,10 @@ impl LaneReader {
                 }
                 Ok(Err(error)) => return Err(error),
                 Err(_) => {
-                    return Err(DatasetError::new("".as_ref(), "the reading threads ended before the epoch's data did"));
+                    return Err(DatasetError::new(
+                        "".as_ref(),
+                        "the reading threads ended before the epoch's data did",
+                    ));
                 }
             }
         };
@@ -413,7 +416,12 @@ impl Errands {
     }
 }
 
-fn read_ahead(plan: &Plan, errands: &Errands, source: &dyn Source, send: &Sender<Result<(Errand, Ready), DatasetError>>) {
+fn read_ahead(
+    plan: &Plan,
+    errands: &Errands,
+    source: &dyn Source,
+    send: &Sender<Result<(Errand, Ready), DatasetError>>,
+) {
     while let Some(errand) = errands.next() {
         let block = &plan.blocks.blocks[errand.block as usize];
         let read = source.read(block).map(|decoded| {
@@ -584,7 +592,9 @@ mod tests {
         let given = |deal: &Deal| -> u128 {
             let atoms = |block: &u32| {
                 let block = &blocks.blocks[*block as usize];
-                (block.first_atom..block.first_atom + block.atoms).map(|atom| u128::from(lanes::atom_hash(atom))).sum::<u128>()
+                (block.first_atom..block.first_atom + block.atoms)
+                    .map(|atom| u128::from(lanes::atom_hash(atom)))
+                    .sum::<u128>()
             };
             deal.lanes.iter().flat_map(|lane| &lane.blocks).map(atoms).sum()
         };

@@ -137,8 +137,9 @@ impl ParquetSource {
     fn decode(&self, block: &Block) -> Result<Rows, DatasetError> {
         let path = manifest::file_path(&self.manifest, block.file as usize);
         let opened = self.open(block.file)?;
-        let unreadable =
-            |error: &dyn std::fmt::Display| DatasetError::new(&path, format!("cannot read `{}`: {error}", path.display()));
+        let unreadable = |error: &dyn std::fmt::Display| {
+            DatasetError::new(&path, format!("cannot read `{}`: {error}", path.display()))
+        };
         let (groups, selection) = select(&self.manifest.files[block.file as usize].row_group_rows, block);
         let mut names: Vec<&str> = match self.columns.vector.as_str() {
             "" => self.columns.features.iter().map(String::as_str).collect(),
@@ -152,14 +153,16 @@ impl ParquetSource {
             names.push(&self.columns.group);
         }
         let mask = ProjectionMask::columns(opened.metadata.parquet_schema(), names);
-        let reader =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(opened.file.clone_handle(&unreadable)?, opened.metadata.clone())
-                .with_projection(mask)
-                .with_row_groups(groups)
-                .with_row_selection(selection)
-                .with_batch_size(block.rows as usize)
-                .build()
-                .map_err(|error| unreadable(&error))?;
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(
+            opened.file.clone_handle(&unreadable)?,
+            opened.metadata.clone(),
+        )
+        .with_projection(mask)
+        .with_row_groups(groups)
+        .with_row_selection(selection)
+        .with_batch_size(block.rows as usize)
+        .build()
+        .map_err(|error| unreadable(&error))?;
         let mut decoded = Rows::default();
         decoded.features.reserve_exact(block.rows as usize * self.features());
         for batch in reader {
@@ -200,12 +203,8 @@ impl ParquetSource {
             rows.starts.extend(starts.into_iter().map(|start| start + before));
         }
         if self.columns.vector.is_empty() {
-            let columns: Vec<ArrayRef> = self
-                .columns
-                .features
-                .iter()
-                .map(|name| place.column(batch, name))
-                .collect::<Result<_, _>>()?;
+            let columns: Vec<ArrayRef> =
+                self.columns.features.iter().map(|name| place.column(batch, name)).collect::<Result<_, _>>()?;
             let mut slices = Vec::with_capacity(columns.len());
             for (column, name) in columns.iter().zip(&self.columns.features) {
                 slices.push(place.finite(column, name)?);
@@ -294,7 +293,9 @@ struct Place<'a> {
 impl Place<'_> {
     fn column(&self, batch: &RecordBatch, name: &str) -> Result<ArrayRef, DatasetError> {
         let column = batch.column_by_name(name).ok_or_else(|| self.absent(name))?;
-        if let Some(row) = (column.null_count() > 0).then(|| (0..column.len()).find(|row| column.is_null(*row))).flatten() {
+        if let Some(row) =
+            (column.null_count() > 0).then(|| (0..column.len()).find(|row| column.is_null(*row))).flatten()
+        {
             return Err(self.wrong(row, name, "is null"));
         }
         as_f32(column).map_err(|error| self.odd(name, &error))

@@ -10,7 +10,7 @@ pub use ids::{Generation, RunId, WorkerId};
 pub use spec::RunSpec;
 
 /// Generated from `proto/lockstep/v1/lockstep.proto`.
-#[allow(clippy::all, clippy::large_futures, reason = "generated code")]
+#[allow(clippy::all, clippy::large_futures, clippy::allow_attributes_without_reason, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("lockstep.v1");
 

@@ -32,8 +32,12 @@ impl Metric {
     /// The convention, to be shown beside the value.
     pub fn convention(self) -> &'static str {
         match self {
-            Self::Ndcg(_) => "gain 2^label-1, discount 1/log2(rank+1), ties in row order, lists without relevant documents count 0",
-            Self::Map => "relevant: label >= 1, divided by all relevant, ties in row order, lists without relevant documents count 0",
+            Self::Ndcg(_) => {
+                "gain 2^label-1, discount 1/log2(rank+1), ties in row order, lists without relevant documents count 0"
+            }
+            Self::Map => {
+                "relevant: label >= 1, divided by all relevant, ties in row order, lists without relevant documents count 0"
+            }
             Self::Mrr => "relevant: label >= 1, ties in row order, lists without relevant documents count 0",
         }
     }

@@ -191,6 +191,8 @@ pub fn binary(name: &str) -> PathBuf {
     let found = tests.parent().and_then(Path::parent).map(|folder| folder.join(name));
     match found {
         Some(path) if path.exists() => path,
-        _ => panic!("no `{name}` beside the tests: run `cargo build -p cli -p worker --bins` first, or scripts/test.sh"),
+        _ => {
+            panic!("no `{name}` beside the tests: run `cargo build -p cli -p worker --bins` first, or scripts/test.sh")
+        }
     }
 }

@@ -39,7 +39,8 @@ impl Optimizer {
         let root = (1.0 - beta2.powf(updates)).sqrt() as f32;
         let eps = self.spec.eps.unwrap_or(1e-8) as f32;
         let keep = (1.0 - learning_rate * decay) as f32;
-        let (beta2, towards1, towards2, scale) = (beta2 as f32, (1.0 - beta1) as f32, (1.0 - beta2) as f32, scale as f32);
+        let (beta2, towards1, towards2, scale) =
+            (beta2 as f32, (1.0 - beta1) as f32, (1.0 - beta2) as f32, scale as f32);
         let state = self.first.iter_mut().zip(&mut self.second);
         for ((value, gradient), (first, second)) in values.iter_mut().zip(gradients).zip(state) {
             let gradient = gradient * scale;

@@ -10,7 +10,8 @@ use std::{
 };
 
 use proto::v1::{
-    self, OrderKind, WorkerMessage, coordinator_message, job_ended, worker_message::Message, workers_client::WorkersClient,
+    self, OrderKind, WorkerMessage, coordinator_message, job_ended, worker_message::Message,
+    workers_client::WorkersClient,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -139,12 +140,8 @@ impl Desk {
         });
         let (out, listener) = (self.sender.clone(), Arc::clone(&self.listener));
         let (reports, mut from_job) = mpsc::channel::<Message>(QUEUE);
-        let envelope = WorkerMessage {
-            message: None,
-            run_id: seat.run_id.clone(),
-            generation: seat.generation,
-            rank: seat.rank,
-        };
+        let envelope =
+            WorkerMessage { message: None, run_id: seat.run_id.clone(), generation: seat.generation, rank: seat.rank };
         let job = thread::Builder::new().name("train".into());
         let spawned = job.spawn(move || {
             let ended = run(seat, &shared, &listener, reports.clone());

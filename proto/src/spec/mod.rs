@@ -360,7 +360,8 @@ impl FromStr for Every {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is neither epochs, steps nor a time: write \"1 epoch\", \"500 steps\" or \"10 min\"");
+        let wrong =
+            || format!("`{text}` is neither epochs, steps nor a time: write \"1 epoch\", \"500 steps\" or \"10 min\"");
         let count = |digits: &str| digits.trim().parse::<NonZeroU64>().map_err(|_| wrong());
         let text = text.trim();
         if let Some(digits) = text.strip_suffix("epochs").or_else(|| text.strip_suffix("epoch")) {

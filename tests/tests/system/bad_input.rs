@@ -104,7 +104,7 @@ fn a_worker_binary_of_another_version_is_refused() {
     let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(&fake, executable).unwrap();
     let ended = sandbox.run(sandbox.command().args(["train", "run.toml"]).env("LOCKSTEP_WORKER", &fake));
-    assert_eq!(ended.code, Some(2), "{}", ended.err);
+    assert_eq!(ended.code, Some(1), "{}", ended.err);
     assert!(ended.err.contains("9.9.9") && ended.err.contains("hint:"), "{}", ended.err);
 }
 

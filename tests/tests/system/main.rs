@@ -1,5 +1,7 @@
 //! The whole system: real binaries, real processes, real files.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod bad_input;
 mod foreign_clients;
 mod parity;

@@ -136,13 +136,8 @@ fn on_the_lightgbm_example_pytorch_reaches_the_same_ndcg_and_both_beat_a_linear_
         let batches = sandbox.write("batches.json", &serde_json::to_string(&batches).unwrap());
         let start = sandbox.path(format!("checkpoints/neural-{kind}/step-00000000"));
         let test = sandbox.path("test");
-        let arguments = [
-            start.as_os_str(),
-            "--batches".as_ref(),
-            batches.as_os_str(),
-            "--evaluate".as_ref(),
-            test.as_os_str(),
-        ];
+        let arguments =
+            [start.as_os_str(), "--batches".as_ref(), batches.as_os_str(), "--evaluate".as_ref(), test.as_os_str()];
         let Some(peer) = sandbox.peer("parity.py", &arguments) else { return };
         let theirs = peer.ok().json().iter().find_map(|line| line["ndcg@10"].as_f64()).expect("ndcg@10 of the peer");
         eprintln!("{kind}: ndcg@10 on rank.test: ours {ours:.4}, PyTorch {theirs:.4}, linear {linear:.4}");

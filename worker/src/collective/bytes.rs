@@ -64,7 +64,11 @@ impl Cargo for Sums<'_> {
 
     fn add(&mut self, at: usize, bytes: &[u8]) -> usize {
         let split = self.tail_bytes();
-        if at < split { add_f64(&mut self.tail[at / 8..], bytes) } else { add_f32(&mut self.gradients[(at - split) / 4..], bytes) }
+        if at < split {
+            add_f64(&mut self.tail[at / 8..], bytes)
+        } else {
+            add_f32(&mut self.gradients[(at - split) / 4..], bytes)
+        }
     }
 }
 

@@ -116,7 +116,9 @@ impl Message {
             2 if body.is_empty() => Message::Welcome { offer: None },
             2 => {
                 let (process, descriptor) = (rest.u32()?, rest.u32()?);
-                Message::Welcome { offer: Some(Offer { process, descriptor, nonce: rest.u64()?, capacity: rest.u64()? }) }
+                Message::Welcome {
+                    offer: Some(Offer { process, descriptor, nonce: rest.u64()?, capacity: rest.u64()? }),
+                }
             }
             3 => Message::Refused { again: rest.flag()?, reason: rest.text()? },
             4 => Message::Ready { memory: rest.flag()? },

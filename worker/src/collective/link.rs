@@ -143,7 +143,8 @@ fn sleep(fate: &Fate, waits: &[Wait<'_>]) {
             }
         }
     }
-    let ready = || fate.ended() || waits.iter().any(|wait| fate.has_left(wait.peer) || wait.link.stirred(wait.interest));
+    let ready =
+        || fate.ended() || waits.iter().any(|wait| fate.has_left(wait.peer) || wait.link.stirred(wait.interest));
     if polled.is_empty() {
         return shm::sleep(&memories, SLEEP, ready);
     }

@@ -202,7 +202,8 @@ impl Monitor {
     pub fn start(fate: &Arc<Fate>, streams: Vec<(usize, TcpStream)>) -> io::Result<Self> {
         let watches = streams.into_iter().map(|(rank, stream)| Watch { rank, stream, heard: Vec::new() }).collect();
         let watched = Arc::clone(fate);
-        let thread = std::thread::Builder::new().name("collective-watch".into()).spawn(move || watch(&watched, watches))?;
+        let thread =
+            std::thread::Builder::new().name("collective-watch".into()).spawn(move || watch(&watched, watches))?;
         Ok(Self { fate: Arc::clone(fate), thread: Some(thread) })
     }
 

@@ -293,10 +293,10 @@ impl Meeting<'_> {
             })
             .collect();
         polled.push(PollFd::new(listener, PollFlags::IN));
-        let seated: Vec<_> = (0..seats.len()).filter(|&rank| seats[rank].watch.is_some() && !seats[rank].spoke).collect();
-        polled.extend(
-            seated.iter().filter_map(|&rank| Some(PollFd::new(seats[rank].watch.as_ref()?, PollFlags::RDHUP))),
-        );
+        let seated: Vec<_> =
+            (0..seats.len()).filter(|&rank| seats[rank].watch.is_some() && !seats[rank].spoke).collect();
+        polled
+            .extend(seated.iter().filter_map(|&rank| Some(PollFd::new(seats[rank].watch.as_ref()?, PollFlags::RDHUP))));
         let tick = Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) };
         // An interrupted poll finds nothing new, and the next one will.
         let _ = rustix::event::poll(&mut polled, Some(&tick));
@@ -305,7 +305,8 @@ impl Meeting<'_> {
         let stirring = (0..stirring.len()).filter(|&index| stirring[index]).collect();
         for (&rank, _) in seated.iter().zip(&rest[1..]).filter(|(_, gone)| **gone) {
             // Last words come from a rank that had the whole group, and are for the monitor to hear.
-            self.seats[rank].spoke = self.seats[rank].watch.as_ref().is_some_and(|watch| matches!(watch.peek(&mut [0]), Ok(1..)));
+            self.seats[rank].spoke =
+                self.seats[rank].watch.as_ref().is_some_and(|watch| matches!(watch.peek(&mut [0]), Ok(1..)));
             if self.seats[rank].spoke {
                 continue;
             }
@@ -366,7 +367,8 @@ impl Meeting<'_> {
         match talk.peer {
             Some(rank) if talk.waits.is_mine() => self.retry_later(rank, why),
             peer => {
-                let who = peer.map(|rank| self.title(rank)).or_else(|| talk.stream.peer_addr().ok().map(|a| a.to_string()));
+                let who =
+                    peer.map(|rank| self.title(rank)).or_else(|| talk.stream.peer_addr().ok().map(|a| a.to_string()));
                 tracing::warn!(from = who.unwrap_or_default(), reason = why, "refused a connection");
             }
         }

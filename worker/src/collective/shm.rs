@@ -72,9 +72,8 @@ impl Mapping {
     /// The same `bytes` of the file twice, one behind the other.
     fn mirrored(file: &OwnedFd, offset: usize, bytes: usize) -> rustix::io::Result<Self> {
         // SAFETY: reserves fresh address space, as in `new`.
-        let base = unsafe {
-            rustix::mm::mmap_anonymous(ptr::null_mut(), 2 * bytes, ProtFlags::empty(), MapFlags::PRIVATE)?
-        };
+        let base =
+            unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), 2 * bytes, ProtFlags::empty(), MapFlags::PRIVATE)? };
         let whole = Self { base: NonNull::new(base).ok_or(Errno::NOMEM)?, bytes: 2 * bytes };
         for half in [0, bytes] {
             // SAFETY: both halves lie inside the space just reserved, which nobody else knows of.
@@ -139,11 +138,14 @@ impl Memory {
             return Err(Errno::INVAL);
         }
         let path = format!("/proc/{}/fd/{}", offer.process, offer.descriptor);
-        let file = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())?;
+        let file =
+            rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())?;
         let capacity = offer.capacity as usize;
         // In another process namespace the path may lead anywhere: only sealed memory of the right size is mapped.
         let seals = rustix::fs::fcntl_get_seals(&file)?;
-        if !seals.contains(SealFlags::SHRINK) || rustix::fs::fstat(&file)?.st_size as u64 != (STATE + 2 * capacity) as u64 {
+        if !seals.contains(SealFlags::SHRINK)
+            || rustix::fs::fstat(&file)?.st_size as u64 != (STATE + 2 * capacity) as u64
+        {
             return Err(Errno::INVAL);
         }
         let memory = Self::map(&file, capacity, 1)?;

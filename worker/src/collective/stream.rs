@@ -62,7 +62,9 @@ impl Head {
         let number = self.sequence;
         match self.operation {
             Operation::AllReduce => format!("operation {number}, an all-reduce of {first} gradients and {second} more"),
-            Operation::Broadcast { root } => format!("operation {number}, a broadcast of {first} bytes from rank {root}"),
+            Operation::Broadcast { root } => {
+                format!("operation {number}, a broadcast of {first} bytes from rank {root}")
+            }
             Operation::GatherLengths | Operation::Gather => format!("operation {number}, a gather"),
         }
     }

@@ -17,7 +17,10 @@ pub fn prepare(stream: &TcpStream, silence: Duration) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(silence))?;
     socket.set_tcp_keepalive(
-        &TcpKeepalive::new().with_time((silence / 3).max(second)).with_interval((silence / 6).max(second)).with_retries(4),
+        &TcpKeepalive::new()
+            .with_time((silence / 3).max(second))
+            .with_interval((silence / 6).max(second))
+            .with_retries(4),
     )?;
     socket.set_nonblocking(true)
 }

@@ -79,7 +79,10 @@ fn every_rank_has_the_same_bits_and_the_right_sums_for_every_world_length_and_tr
                 }
                 assert_eq!(sums.len(), length);
                 for (sum, expected) in sums.iter().zip(&expected) {
-                    assert!((f64::from(f32::from_bits(*sum)) - expected).abs() < 2e-3, "world {world}, length {length}");
+                    assert!(
+                        (f64::from(f32::from_bits(*sum)) - expected).abs() < 2e-3,
+                        "world {world}, length {length}"
+                    );
                 }
                 for (i, sum) in tails.iter().enumerate() {
                     let expected: f64 = (0..world).map(|rank| tail(rank)[i]).sum();
@@ -146,7 +149,9 @@ fn operations_of_all_kinds_follow_each_other() {
 #[test]
 fn many_more_ranks_than_cores_finish() {
     for shared_memory in [false, true] {
-        let sums = together(24, shared_memory, |mut ring| (0..20).map(|i| reduce(&mut ring, 40_000 * (i % 2) + 9)).next_back());
+        let sums = together(24, shared_memory, |mut ring| {
+            (0..20).map(|i| reduce(&mut ring, 40_000 * (i % 2) + 9)).next_back()
+        });
         assert!(sums.iter().all(|rank| rank == &sums[0]));
     }
 }
@@ -285,7 +290,8 @@ fn a_rank_ahead_of_its_peer_waits_until_the_peer_reaches_its_generation() {
     let (listeners, peers) = listeners(2);
     std::thread::scope(|scope| {
         let (peers, listeners) = (&peers, &listeners);
-        let ahead = scope.spawn(move || reduce(&mut connect(&listeners[1], 1, peers, &group(2), &quick(true)).unwrap(), 10));
+        let ahead =
+            scope.spawn(move || reduce(&mut connect(&listeners[1], 1, peers, &group(2), &quick(true)).unwrap(), 10));
         let short = Options { rendezvous: Duration::from_millis(300), ..quick(true) };
         let behind = connect(&listeners[0], 0, peers, &group(1), &short).map(drop).unwrap_err();
         assert!(matches!(behind, ConnectError::Missing { .. }), "{behind}");

@@ -187,7 +187,9 @@ impl Job {
             first: self.optimizer.first.clone(),
             second: self.optimizer.second.clone(),
         };
-        sender.send(snapshot).map_err(|_| JobError::failed("the thread that writes checkpoints has died", "see its log"))
+        sender
+            .send(snapshot)
+            .map_err(|_| JobError::failed("the thread that writes checkpoints has died", "see its log"))
     }
 
     /// Goes on from a checkpoint's files, which the coordinator has verified.
@@ -223,11 +225,8 @@ impl Job {
         self.epoch_hash = u128::from_str_radix(&manifest.trainer.epoch_hash, 16).unwrap_or(0);
         self.state = manifest.trainer;
         self.writer.last_saved = Some(self.step);
-        let metric = |metric: MetricValue| v1::Metric {
-            name: metric.name,
-            value: metric.value,
-            convention: metric.convention,
-        };
+        let metric =
+            |metric: MetricValue| v1::Metric { name: metric.name, value: metric.value, convention: metric.convention };
         self.metrics = manifest.metrics.into_iter().map(metric).collect();
         Ok(())
     }
@@ -320,11 +319,8 @@ fn write_files(folder: &Path, snapshot: Snapshot) -> io::Result<v1::CheckpointSt
     }
     store(&folder.join(MANIFEST), &serde_json::to_vec_pretty(&manifest).map_err(io::Error::other)?)?;
     File::open(folder)?.sync_all()?;
-    let metric = |metric: MetricValue| v1::Metric {
-        name: metric.name,
-        value: metric.value,
-        convention: metric.convention,
-    };
+    let metric =
+        |metric: MetricValue| v1::Metric { name: metric.name, value: metric.value, convention: metric.convention };
     Ok(v1::CheckpointStaged {
         staged_path: folder.to_string_lossy().into_owned(),
         checkpoint: Some(v1::Checkpoint {

@@ -37,8 +37,9 @@ impl Job {
         listener: &TcpListener,
         sender: mpsc::Sender<Message>,
     ) -> Result<Self, JobError> {
-        let spec = spec::parse(&seat.spec_toml, &[])
-            .map_err(|problems| JobError::wrong_input(format!("the run's document has {problems}"), "`lockstep check` lists them"))?;
+        let spec = spec::parse(&seat.spec_toml, &[]).map_err(|problems| {
+            JobError::wrong_input(format!("the run's document has {problems}"), "`lockstep check` lists them")
+        })?;
         let device = device(spec.cluster.device)?;
         tch::set_num_threads(seat.threads.max(1) as i32);
         let _no_graph = tch::no_grad_guard();
@@ -70,8 +71,9 @@ impl Job {
             readers: spec.data.readers,
         };
         let steps_per_epoch = blocks.atoms.div_ceil(spec.training.batch);
-        let writer = Writer::new(&spec.checkpoint, &seat, sender.clone())
-            .map_err(|error| JobError::failed(format!("no thread to write checkpoints: {error}"), "look at ulimit -u"))?;
+        let writer = Writer::new(&spec.checkpoint, &seat, sender.clone()).map_err(|error| {
+            JobError::failed(format!("no thread to write checkpoints: {error}"), "look at ulimit -u")
+        })?;
         let hash = Arc::new(OnceLock::new());
         let (cell, atoms) = (Arc::clone(&hash), blocks.atoms);
         thread::spawn(move || {

@@ -71,7 +71,8 @@ impl Job {
     fn forward_backward_of(&mut self, step: u64, atoms: std::ops::Range<usize>) -> Terms {
         let batch = &self.batch;
         let lists = batch.lists() > 0;
-        let rows = if lists { batch.starts[atoms.start] as usize..batch.starts[atoms.end] as usize } else { atoms.clone() };
+        let rows =
+            if lists { batch.starts[atoms.start] as usize..batch.starts[atoms.end] as usize } else { atoms.clone() };
         if rows.is_empty() {
             return Terms::default();
         }

@@ -55,9 +55,8 @@ impl Job {
         self.improved = improved;
         Ok(self.spec.training.early_stopping.as_ref().and_then(|stopping| {
             let waited = self.state.epochs_without_improvement;
-            (waited >= stopping.patience).then(|| {
-                format!("early stopping: {} did not improve for {waited} epochs", stopping.metric)
-            })
+            (waited >= stopping.patience)
+                .then(|| format!("early stopping: {} did not improve for {waited} epochs", stopping.metric))
         }))
     }
 
@@ -94,7 +93,8 @@ impl Job {
         let Some(scoring) = &self.validation else { return Ok(Vec::new()) };
         let mut metrics = Metric::REPORTED.to_vec();
         if let Some(stopping) = &self.spec.training.early_stopping {
-            let wanted: Metric = stopping.metric.parse().map_err(|error| JobError::wrong_input(format!("{error}"), ""))?;
+            let wanted: Metric =
+                stopping.metric.parse().map_err(|error| JobError::wrong_input(format!("{error}"), ""))?;
             if !metrics.contains(&wanted) {
                 metrics.push(wanted);
             }

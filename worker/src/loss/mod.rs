@@ -229,8 +229,7 @@ mod tests {
 
     #[test]
     fn lambdarank_pushes_up_what_is_relevant_and_more_where_more_is_to_gain() {
-        let (terms, gradient) =
-            evaluate(LossKind::Lambdarank, &[2.0, 1.0, 0.0], &[0.0, 0.0, 3.0], &[1.0; 3], &[0, 3]);
+        let (terms, gradient) = evaluate(LossKind::Lambdarank, &[2.0, 1.0, 0.0], &[0.0, 0.0, 3.0], &[1.0; 3], &[0, 3]);
         assert_eq!(terms.denominator, 2.0);
         assert!(gradient[2] < 0.0 && gradient[0] > gradient[1] && gradient[1] > 0.0, "{gradient:?}");
         assert!(gradient.iter().sum::<f32>().abs() < 1e-6);

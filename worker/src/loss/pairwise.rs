@@ -32,7 +32,8 @@ pub(super) fn lambdarank(
     scratch.ideal.clear();
     scratch.ideal.extend(scratch.of_row.iter().map(|row| row.0));
     scratch.ideal.sort_unstable_by(|a, b| b.total_cmp(a));
-    let ideal: f64 = scratch.ideal[..depth].iter().zip(&scratch.discounts).map(|(gain, discount)| gain * discount).sum();
+    let ideal: f64 =
+        scratch.ideal[..depth].iter().zip(&scratch.discounts).map(|(gain, discount)| gain * discount).sum();
     let of_row = &scratch.of_row;
     pairs(list, sigma, gradient, |i, j| {
         let ((gain_i, discount_i), (gain_j, discount_j)) = (of_row[i], of_row[j]);

@@ -57,12 +57,8 @@ const LAYER_NORM_EPS: f64 = 1e-5;
 
 impl LayerNorm {
     fn forward(&self, x: &Tensor) -> (Tensor, NormTape) {
-        let (y, mean, rstd) = x.native_layer_norm(
-            [self.units],
-            Some(&self.scale.0),
-            Some(&self.shift.0),
-            LAYER_NORM_EPS,
-        );
+        let (y, mean, rstd) =
+            x.native_layer_norm([self.units], Some(&self.scale.0), Some(&self.shift.0), LAYER_NORM_EPS);
         let standard = (x - mean) * &rstd;
         (y, NormTape { standard, rstd })
     }

@@ -193,7 +193,7 @@ mod tests {
             network.backward(tape, &weights);
             let gradients = network.parameters.slices().1.to_vec();
             let step = 1e-2f32;
-            for index in 0..network.parameters.len() {
+            for (index, found) in gradients.into_iter().map(f64::from).enumerate() {
                 let before = network.parameters.slices().0[index];
                 network.parameters.slices().0[index] = before + step;
                 let up = value(&network);
@@ -201,7 +201,6 @@ mod tests {
                 let down = value(&network);
                 network.parameters.slices().0[index] = before;
                 let expected = (up - down) / (2.0 * f64::from(step));
-                let found = f64::from(gradients[index]);
                 // A kink of relu within the step is the one excuse for a larger difference.
                 let tolerance = if model.activation.unwrap_or_default() == Activation::Relu { 0.15 } else { 0.01 };
                 assert!(
@@ -226,8 +225,11 @@ mod tests {
         let rows = [1.0f32, 5.0, 2.0, 5.0, 3.0, 5.0, 10.0, 5.0];
         for kind in [Normalize::Standard, Normalize::Log1p] {
             let merged = [&rows[..4], &rows[4..]].map(|part| Statistics::of(kind, part, 2));
-            let normalization =
-                Normalization::from_statistics(kind, merged.into_iter().reduce(Statistics::merge).unwrap(), Device::Cpu);
+            let normalization = Normalization::from_statistics(
+                kind,
+                merged.into_iter().reduce(Statistics::merge).unwrap(),
+                Device::Cpu,
+            );
             let x = normalization.apply(&Tensor::from_slice(&rows).view([4, 2]));
             let mean: Vec<f64> = Vec::try_from(x.mean_dim(0, false, Kind::Double)).unwrap();
             let deviation: Vec<f64> = Vec::try_from(x.std_dim(0, false, false).to_kind(Kind::Double)).unwrap();

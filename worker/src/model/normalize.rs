@@ -97,9 +97,11 @@ impl Statistics {
     /// One over the standard deviation; 0 for a feature that never varied, which then says nothing.
     fn scales(&self) -> impl Iterator<Item = f64> {
         let noise = |mean: f64| (f64::EPSILON * mean).powi(2) * self.rows.max(1.0);
-        self.squares.iter().zip(&self.mean).map(move |(square, mean)| {
-            if *square <= noise(*mean) { 0.0 } else { (self.rows / square).sqrt() }
-        })
+        self.squares.iter().zip(&self.mean).map(
+            move |(square, mean)| {
+                if *square <= noise(*mean) { 0.0 } else { (self.rows / square).sqrt() }
+            },
+        )
     }
 
     /// As one row of numbers, for the wire: rows, means, squares.
