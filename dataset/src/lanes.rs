@@ -157,10 +157,16 @@ impl Deal {
             return;
         }
         // Atoms with key <= position / N: off by at most half a lane count from what is asked, then settled one atom at a time.
-        let (n, p) = (u128::from(self.atoms), u128::from(position));
+        let wide = u128::from(self.atoms) * u128::from(position) > u128::from(u64::MAX / 4);
         taken.extend(self.lanes.iter().map(|lane| {
-            let atoms = u128::from(lane.atoms());
-            (((2 * atoms * p + n) / (2 * n)) as u64).min(lane.atoms())
+            let (atoms, n, p) = (lane.atoms(), self.atoms, position);
+            let within = if wide {
+                let (atoms, n, p) = (u128::from(atoms), u128::from(n), u128::from(p));
+                ((2 * atoms * p + n) / (2 * n)) as u64
+            } else {
+                (2 * atoms * p + n) / (2 * n)
+            };
+            within.min(atoms)
         }));
         let mut sum: u64 = taken.iter().sum();
         while sum < position {

@@ -75,6 +75,7 @@ fn leave_with_parent() {
         let mut sink = [0; 64];
         while std::io::stdin().read(&mut sink).is_ok_and(|read| read > 0) {}
         tracing::warn!("the process that started this worker is gone");
-        std::process::exit(3);
+        // Not `exit`: libtorch is at work on other threads, and its destructors would run under it.
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     });
 }

@@ -142,11 +142,11 @@ impl View {
 }
 
 fn waiting() -> ProgressStyle {
-    style("{spinner} {msg}")
+    style("{spinner} {wide_msg}")
 }
 
 fn running() -> ProgressStyle {
-    style("{bar:24} {msg}").progress_chars("━╸ ")
+    style("{bar:12} {wide_msg}").progress_chars("━╸ ")
 }
 
 fn style(template: &str) -> ProgressStyle {

@@ -125,3 +125,24 @@ fn a_fresh_run_never_overwrites_the_checkpoints_of_an_older_one() {
     assert_eq!(ended.code, Some(2), "{}", ended.err);
     assert!(ended.err.contains("--resume"), "{}", ended.err);
 }
+
+/// A mount of its own, which goes away with the process: a file system of a few hundred kilobytes for checkpoints.
+#[test]
+fn a_full_disk_delays_checkpoints_never_training_and_the_run_ends_with_a_clear_error() {
+    let sandbox = prepared();
+    fs::create_dir(sandbox.path("tiny")).unwrap();
+    let script = "mount -t tmpfs -o size=300k tmpfs tiny && exec \"$@\"";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh"]).arg(tests::binary("lockstep"));
+    command.args(["train", "run.toml", "--json", "--listen", "127.0.0.1:0", "--state", "state"]);
+    command.args(["--set", "checkpoint.dir=tiny", "--set", "model.hidden=[256, 128]", "--set", "training.epochs=4"]);
+    let probe = sandbox.run(std::process::Command::new("unshare").args(["--mount", "true"]));
+    if probe.code != Some(0) {
+        return tests::skip("no mount namespace can be made here (not root?)");
+    }
+    let ended = sandbox.run(&mut command);
+    assert_eq!(ended.code, Some(1), "stdout:\n{}\nstderr:\n{}", ended.out, ended.err);
+    assert_eq!(ended.json().iter().filter(|event| event["event"] == "epoch").count(), 4, "training went on");
+    assert!(ended.err.contains("could not be written") && ended.err.contains("o space left"), "{}", ended.err);
+    assert!(ended.err.contains("hint:"), "{}", ended.err);
+}

@@ -95,7 +95,9 @@ pub struct Patience {
 
 /// How long to look before sleeping. A wake-up costs tens of microseconds, which is what peers of one step are usually apart.
 const YIELDING: Duration = Duration::from_micros(500);
-const LOOKS: u32 = 300;
+const LOOKS: u32 = 50;
+/// A look at a socket is a system call, as dear as so many looks at memory.
+const SOCKET_LOOK: u32 = 16;
 /// A sleeper is woken by its peer; this only bounds what a missed wake could cost.
 const SLEEP: Duration = Duration::from_millis(100);
 /// Where memory and sockets are waited for together, only the sockets can end a wait.
@@ -115,7 +117,7 @@ impl Patience {
 
     /// Waits a little for one of these distinct links, and longer the longer nothing has happened.
     pub fn wait(&mut self, fate: &Fate, waits: &[Wait<'_>]) {
-        self.looks += 1;
+        self.looks += if waits.iter().any(|wait| matches!(wait.link, Link::Tcp(_))) { SOCKET_LOOK } else { 1 };
         if self.looks <= self.spins {
             std::hint::spin_loop();
             return;

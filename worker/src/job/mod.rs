@@ -139,6 +139,8 @@ pub struct Job {
     gradient_norm: f64,
     /// The epoch that just ended is the best so far.
     improved: bool,
+    /// A share of more rows than this is worked off in pieces, so that a piece's activations stay in a core's cache.
+    piece_rows: usize,
     scores: Vec<f32>,
     gradient: Vec<f32>,
     device: Device,

@@ -15,7 +15,7 @@ use dataset::{
 };
 use proto::{
     checkpoint::TrainerState,
-    spec::{self, Normalize},
+    spec::{self, Normalize, RunSpec},
     v1::{self, worker_message::Message},
 };
 use tch::Device;
@@ -96,6 +96,7 @@ impl Job {
             nonfinite_in_a_row: 0,
             gradient_norm: 0.0,
             improved: false,
+            piece_rows: piece_rows(&spec, features),
             scores: Vec::new(),
             gradient: Vec::new(),
             collective,
@@ -179,4 +180,13 @@ fn connect(seat: &v1::Seat, listener: &TcpListener) -> Result<Box<dyn Collective
     let ring = ring::connect(listener, seat.rank as usize, &peers, &group, &ring::Options::default())
         .map_err(|error| JobError::failed(error.to_string(), "can the workers' machines reach one another?"))?;
     Ok(Box::new(ring))
+}
+
+/// Activations of one piece, forward and backward, on a CPU: about a second-level cache a core.
+const PIECE_BYTES: usize = 1 << 20;
+
+fn piece_rows(spec: &RunSpec, features: usize) -> usize {
+    let units: usize = spec.model.hidden.iter().sum::<usize>() + features * (1 + spec.model.cross_layers.unwrap_or(0));
+    let threads = spec.training.threads.unwrap_or(1).max(1);
+    (threads * PIECE_BYTES / (4 * 2 * units.max(1))).max(256)
 }

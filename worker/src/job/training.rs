@@ -59,7 +59,8 @@ impl Job {
         self.network.parameters.slices().1.fill(0.0);
         self.objective.check(&self.batch.labels)?;
         let atoms = self.batch.atoms.len();
-        let pieces = (self.spec.training.accumulate as usize).clamp(1, atoms.max(1));
+        let pieces = (self.spec.training.accumulate as usize).max(self.batch.rows().div_ceil(self.piece_rows));
+        let pieces = pieces.clamp(1, atoms.max(1));
         let mut terms = Terms::default();
         for piece in 0..pieces {
             terms += self.forward_backward_of(step, atoms * piece / pieces..atoms * (piece + 1) / pieces);
