@@ -307,7 +307,8 @@ def main():
             raw[name] = samples
             lines += table_rows(name, contest, samples["ours"], samples["peer"])
         print(f"{datetime.date.today()}; {before}. {versions(bench, arguments.peers_only)}.")
-        print(f"Medians of {arguments.rounds} rounds, ours and the peer in turns; 2 processes; MLP 10-64-32-1, about {20 * arguments.queries} rows.")
+        work = f"2 processes; MLP 10-64-32-1, about {20 * arguments.queries} rows"
+        print(f"Medians of {arguments.rounds} rounds, ours and the peer in turns; {work}.")
         print("\n| | Lockstep | peer | ratio | target |\n| --- | --- | --- | --- | --- |")
         print("\n".join(lines))
         if failed:
