@@ -52,7 +52,7 @@ def main():
             p95_us=round(samples[len(samples) * 95 // 100] * 1e6, 1),
             iterations=len(samples),
         )
-    dist.destroy_process_group()
+    job.leave()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Contests (`--only` picks some): recipe, steady, launch, all_reduce, loader. In e
 the same machine; the table shows medians over `--rounds`. Where a peer has several ways of doing a thing, each is measured and the
 best median stands for it. Take numbers on an idle machine: the load before the run is printed with them.
 
-    scripts/peers.sh && $LOCKSTEP_CACHE/peers-venv/bin/python benches/peers/compare.py [--rounds 5] [--ours target/release] [--raw FILE]
+    scripts/peers.sh && $LOCKSTEP_CACHE/peers-venv/bin/python benches/peers/compare.py [--rounds 5] [--ours target/debug] [--raw FILE]
     … compare.py --peers-only --queries 2000 --rounds 1      # checks the peers, without Lockstep
 """
 
@@ -29,8 +29,8 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 # How ours is called; `{bin}` is --ours. The two benches print the JSON lines that all_reduce.py and loader.py print.
 GENERATE = "{bin}/lockstep generate --queries {queries} --weights --out {out}"
 TRAIN = "{bin}/lockstep train {run} --workers 2 --json"
-ALL_REDUCE = "cargo bench --quiet -p benches --bench all_reduce -- --engines ring-shm,ring-tcp"
-LOADER = "cargo bench --quiet -p benches --bench loader -- --json {data}"
+ALL_REDUCE = "cargo bench --profile dev --quiet -p benches --bench all_reduce -- --engines ring-shm,ring-tcp"
+LOADER = "cargo bench --profile dev --quiet -p benches --bench loader -- --json {data}"
 
 RUN = """
 name = "{name}"
@@ -279,7 +279,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--queries", type=int, default=50_000, help="of the data; a query has 10 to 30 rows")
-    parser.add_argument("--ours", type=pathlib.Path, default=target / "release", help="folder of lockstep and lockstep-worker")
+    parser.add_argument("--ours", type=pathlib.Path, default=target / "debug", help="folder of lockstep and lockstep-worker")
     parser.add_argument("--only", nargs="+", choices=["recipe", "steady", "launch", "all_reduce", "loader"])
     parser.add_argument("--peers-only", action="store_true")
     parser.add_argument("--raw", help="write every sample here, as JSON")

@@ -130,7 +130,7 @@ def main():
             if not variant.endswith("compile"):
                 raise
             print(f"variant {variant} left out: {error}", file=sys.stderr)
-    dist.destroy_process_group()
+    job.leave()
 
 
 if __name__ == "__main__":

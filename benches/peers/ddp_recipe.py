@@ -122,7 +122,7 @@ def main():
         rows_per_second=round(rows / times["train_seconds"]),
         **times,
     )
-    dist.destroy_process_group()
+    job.leave()
 
 
 if __name__ == "__main__":

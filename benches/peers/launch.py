@@ -6,7 +6,6 @@ START_UNIX is the moment before torchrun was started. One JSON line; `first_step
 """
 
 import torch
-import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import job
@@ -28,7 +27,7 @@ def main():
         "first_step_seconds": job.latest(stepped),
     }
     job.report(peer="launch", torch=torch.__version__, world=world, **times)
-    dist.destroy_process_group()
+    job.leave()
 
 
 if __name__ == "__main__":

@@ -86,7 +86,9 @@ struct Ready {
     weights: Vec<f32>,
     /// As in [`Batch`]; empty where atoms are rows.
     starts: Vec<u32>,
-    atoms: Vec<u64>,
+    /// The atoms' numbers in the dataset, less the block's first.
+    order: Vec<u32>,
+    first_atom: u64,
 }
 
 /// Blocks that may wait, whatever their size.
@@ -239,11 +241,12 @@ impl Drop for LaneReader {
 
 impl Ready {
     fn bytes(&self) -> usize {
-        4 * (self.features.len() + self.labels.len() + self.weights.len() + self.starts.len()) + 8 * self.atoms.len()
+        4 * (self.features.len() + self.labels.len() + self.weights.len() + self.starts.len() + self.order.len())
     }
 
     fn append(&self, from: usize, to: usize, width: usize, batch: &mut Batch) {
-        batch.atoms.extend_from_slice(&self.atoms[from..to]);
+        let first = self.first_atom;
+        batch.atoms.extend(self.order[from..to].iter().map(|index| first + u64::from(*index)));
         let rows = if self.starts.is_empty() {
             from..to
         } else {
@@ -260,7 +263,7 @@ impl Ready {
     }
 
     /// Puts a block's atoms into the order of its epoch.
-    fn arrange(decoded: &Decoded, order: &[u32], first_atom: u64, width: usize, atom: Atom) -> Self {
+    fn arrange(decoded: &Decoded, order: Vec<u32>, first_atom: u64, width: usize, atom: Atom) -> Self {
         let rows = &decoded.rows;
         let count = decoded.range.len();
         let mut ready = Self {
@@ -268,8 +271,10 @@ impl Ready {
             labels: Vec::with_capacity(count),
             weights: Vec::with_capacity(if rows.weights.is_empty() { 0 } else { count }),
             starts: Vec::new(),
-            atoms: order.iter().map(|index| first_atom + u64::from(*index)).collect(),
+            order,
+            first_atom,
         };
+        let order = &ready.order;
         match atom {
             Atom::Row => {
                 let features = &rows.features[decoded.range.start * width..decoded.range.end * width];
@@ -426,7 +431,7 @@ fn read_ahead(
         let block = &plan.blocks.blocks[errand.block as usize];
         let read = source.read(block).map(|decoded| {
             let order = lanes::order(plan.seed, errand.key.0, errand.block, block.atoms as u32);
-            let ready = Ready::arrange(&decoded, &order, block.first_atom, plan.features, plan.blocks.atom);
+            let ready = Ready::arrange(&decoded, order, block.first_atom, plan.features, plan.blocks.atom);
             (errand, ready)
         });
         let failed = read.is_err();

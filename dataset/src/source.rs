@@ -336,20 +336,20 @@ fn as_f32(column: &ArrayRef) -> Result<ArrayRef, arrow::error::ArrowError> {
     }
 }
 
-/// Appends columns as rows, a tile of rows at a time so that the tile stays in the first-level cache.
+/// Appends columns as rows, by way of a tile of rows that stays in the first-level cache.
 fn transpose(columns: &[&[f32]], out: &mut Vec<f32>) {
     const TILE: usize = 64;
     let (width, rows) = (columns.len(), columns.first().map_or(0, |column| column.len()));
-    let before = out.len();
-    out.resize(before + rows * width, 0.0);
-    for (tile, out) in out[before..].chunks_mut(TILE * width).enumerate() {
-        let first = tile * TILE;
+    out.reserve(rows * width);
+    let mut tile = vec![0.0; TILE * width];
+    for first in (0..rows).step_by(TILE) {
+        let last = rows.min(first + TILE);
         for (index, column) in columns.iter().enumerate() {
-            let column = &column[first..first + out.len() / width];
-            for (row, value) in out.chunks_exact_mut(width).zip(column) {
+            for (row, value) in tile.chunks_exact_mut(width).zip(&column[first..last]) {
                 row[index] = *value;
             }
         }
+        out.extend_from_slice(&tile[..(last - first) * width]);
     }
 }
 
@@ -380,10 +380,17 @@ impl ChunkReader for PositionedFile {
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
-        let mut bytes = vec![0; length];
-        self.file
-            .read_exact_at(&mut bytes, start)
-            .map_err(|error| ParquetError::General(format!("bytes {start}..{}: {error}", start + length as u64)))?;
+        let mut bytes = Vec::with_capacity(length);
+        while bytes.len() < length {
+            let at = start + bytes.len() as u64;
+            // Into spare capacity: these bytes need not be zeroed first.
+            match rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut bytes), at) {
+                Ok(0) => return Err(ParquetError::EOF(format!("the file ends before byte {}", start + length as u64))),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(ParquetError::General(format!("byte {at}: {error}"))),
+            }
+        }
+        bytes.truncate(length);
         Ok(bytes.into())
     }
 }

@@ -4,6 +4,7 @@
 pub mod collective;
 pub mod job;
 pub mod loss;
+pub mod memory;
 pub mod model;
 pub mod optimizer;
 pub mod parameters;

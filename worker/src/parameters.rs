@@ -1,10 +1,10 @@
 //! All trainable numbers of a model in one flat buffer, and their gradients in another, so that a reduce, a broadcast, a hash and
 //! a checkpoint are each one pass over contiguous memory. Layers hold views.
 
-#![allow(unsafe_code, reason = "collectives and optimizers work on the tensors' own memory")]
-
 use dataset::seeded;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
+
+use crate::memory::slice;
 
 /// One named tensor inside the flat buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,16 +92,4 @@ impl Parameters {
     pub fn slices(&mut self) -> (&mut [f32], &mut [f32]) {
         (slice(&mut self.values), slice(&mut self.gradients))
     }
-}
-
-/// The memory of a contiguous f32 tensor on the CPU.
-///
-/// # Panics
-/// If the tensor is anything else.
-pub fn slice(tensor: &mut Tensor) -> &mut [f32] {
-    assert!(tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && tensor.is_contiguous());
-    let length = tensor.numel();
-    // SAFETY: checked above to be `length` f32 side by side in this process's memory, which live as long as the tensor that is
-    // borrowed. Views of it exist, but libtorch only works on them inside calls that this thread makes.
-    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), length) }
 }

@@ -94,7 +94,7 @@ pub struct Patience {
 }
 
 /// How long to look before sleeping. A wake-up costs tens of microseconds, which is what peers of one step are usually apart.
-const YIELDING: Duration = Duration::from_micros(500);
+const YIELDING: Duration = Duration::from_micros(200);
 const LOOKS: u32 = 50;
 /// A look at a socket is a system call, as dear as so many looks at memory.
 const SOCKET_LOOK: u32 = 16;

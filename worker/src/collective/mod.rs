@@ -6,6 +6,7 @@
 mod bytes;
 mod handshake;
 mod link;
+mod meeting;
 mod monitor;
 mod rendezvous;
 pub mod ring;

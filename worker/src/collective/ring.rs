@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub use super::rendezvous::{ConnectError, GroupId, Options, PeerAddress, connect};
 
 /// Up to here, all bytes go log2(world) times as one message; beyond, twice around the ring in pieces.
-const DOUBLING_LIMIT: usize = 128 << 10;
+const DOUBLING_LIMIT: usize = 256 << 10;
 /// Blocks of the ring begin at multiples of so many gradients.
 const BLOCK_GRAIN: usize = 16;
 

@@ -9,6 +9,7 @@ use tch::Tensor;
 use super::{Agreed, Job, JobError, Outcome, Reduced};
 use crate::{
     loss::{Targets, Terms},
+    memory,
     model::DropoutKeys,
     optimizer::sum_of_squares,
 };
@@ -78,9 +79,9 @@ impl Job {
             return Terms::default();
         }
         let width = batch.features.len() / batch.rows();
-        let x = Tensor::from_slice(&batch.features[rows.start * width..rows.end * width])
-            .view([rows.len() as i64, width as i64])
-            .to_device(self.device);
+        // The tape, which may hold a view of these numbers, is used up below, before the batch is filled anew.
+        let x = memory::rows(&batch.features[rows.start * width..rows.end * width], rows.len());
+        let x = x.to_device(self.device);
         let keys = self.network.drops().then(|| dropout_keys(self.spec.seed, step, batch, atoms.clone()));
         let (scores, tape) = self.network.forward(&x, keys.as_ref());
         self.scores.resize(rows.len(), 0.0);

@@ -9,9 +9,9 @@ use std::{sync::Arc, time::Instant};
 use dataset::reader;
 use proto::v1::{self, worker_message::Message};
 use ranking::metrics::{Evaluator, Metric};
-use tch::Tensor;
 
 use super::{Job, JobError};
+use crate::memory;
 
 impl Job {
     /// After an epoch's last step: audits, validates, reports. Some(why) ends the run.
@@ -110,9 +110,8 @@ impl Job {
             let (_, decoded) = read?;
             let rows = &decoded.rows;
             let features = rows.features.len() / rows.rows().max(1);
-            let x = Tensor::from_slice(&rows.features[decoded.range.start * features..decoded.range.end * features])
-                .view([decoded.range.len() as i64, features as i64])
-                .to_device(self.device);
+            let x = &rows.features[decoded.range.start * features..decoded.range.end * features];
+            let x = memory::rows(x, decoded.range.len()).to_device(self.device);
             self.scores.resize(decoded.range.len(), 0.0);
             self.network.score(&x).copy_data(&mut self.scores, decoded.range.len());
             if self.scores.iter().any(|score| !score.is_finite()) {
