@@ -9,8 +9,12 @@ say "building lockstep and lockstep-worker (the first build takes some minutes)"
 (cd "$LOCKSTEP_ROOT" && cargo build --quiet --locked -p cli -p worker --bins)
 
 demo="${1:-$LOCKSTEP_ROOT/out/demo}"
+if [ -e "$demo" ] && [ ! -e "$demo/.lockstep-demo" ]; then
+    fail "\`$demo\` is there, and this script did not make it" "name another folder"
+fi
 rm -rf "$demo"
 mkdir -p "$demo"
+touch "$demo/.lockstep-demo"
 cd "$demo"
 
 step() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }

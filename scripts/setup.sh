@@ -9,6 +9,8 @@ done
 
 if [ -f "$LIBTORCH/lib/libtorch_cpu.so" ] && [ -d "$LIBTORCH/include" ]; then
     say "libtorch: $LIBTORCH (already there)"
+elif [ -e "$LIBTORCH" ]; then
+    fail "\`$LIBTORCH\` holds no libtorch (lib/libtorch_cpu.so and include/)" "set LIBTORCH to a libtorch 2.11.0, or unset it, or remove that folder"
 else
     case "$(uname -s)-$(uname -m)" in
         Linux-x86_64 | Linux-aarch64) ;;

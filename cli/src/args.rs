@@ -84,8 +84,9 @@ pub struct TrainArgs {
     /// What workers compute on; over `cluster.device`.
     #[arg(long, env = "LOCKSTEP_DEVICE", value_enum)]
     pub device: Option<Device>,
-    /// Continue from a checkpoint: `latest`, `best`, or the folder of a checkpoint or a run.
-    #[arg(long, value_name = "WHICH", num_args = 0..=1, default_missing_value = "latest")]
+    /// Continue from a checkpoint: `--resume` or `--resume=latest`, `--resume=best`, or `--resume=FOLDER` of a checkpoint or a run.
+    // With a space between them the word after it would be taken for the value, also where it is the document.
+    #[arg(long, value_name = "WHICH", num_args = 0..=1, require_equals = true, default_missing_value = "latest")]
     pub resume: Option<String>,
     /// Where the coordinator listens [default: 127.0.0.1:7070, or any free port where that is taken].
     #[arg(long, env = "LOCKSTEP_LISTEN", value_name = "ADDR")]
@@ -184,8 +185,9 @@ pub struct StopArgs {
 pub struct SubmitArgs {
     #[command(flatten)]
     pub document: DocumentArgs,
-    /// Continue from a checkpoint: `latest`, `best`, or the folder of a checkpoint or a run.
-    #[arg(long, value_name = "WHICH", num_args = 0..=1, default_missing_value = "latest")]
+    /// Continue from a checkpoint: `--resume` or `--resume=latest`, `--resume=best`, or `--resume=FOLDER` of a checkpoint or a run.
+    // With a space between them the word after it would be taken for the value, also where it is the document.
+    #[arg(long, value_name = "WHICH", num_args = 0..=1, require_equals = true, default_missing_value = "latest")]
     pub resume: Option<String>,
     /// Follow the run until it ends.
     #[arg(long)]
@@ -217,11 +219,14 @@ mod tests {
     }
 
     #[test]
-    fn resume_takes_an_optional_checkpoint_and_the_file_may_stand_before_it() {
+    fn resume_takes_an_optional_checkpoint_and_the_file_may_stand_before_or_after_it() {
         let Verb::Train(args) = parse("lockstep train run.toml --resume --workers 2") else { panic!("not train") };
         assert_eq!((args.resume.as_deref(), args.workers), (Some("latest"), Some(2)));
-        let Verb::Train(args) = parse("lockstep train run.toml --resume best") else { panic!("not train") };
+        let Verb::Train(args) = parse("lockstep train run.toml --resume=best") else { panic!("not train") };
         assert_eq!(args.resume.as_deref(), Some("best"));
+        let Verb::Train(args) = parse("lockstep train --resume run.toml") else { panic!("not train") };
+        assert_eq!((args.resume.as_deref(), args.document.file), (Some("latest"), PathBuf::from("run.toml")));
+        assert!(Args::try_parse_from(["lockstep", "train", "run.toml", "--resume", "best"]).is_err());
         let Verb::Train(args) = parse("lockstep train run.toml") else { panic!("not train") };
         assert_eq!(args.resume, None);
     }

@@ -20,13 +20,14 @@ use tokio::{
 
 use crate::{
     args::{Device, WorkerArgs},
+    client::with_scheme,
     errors::Fault,
 };
 
 const BINARY: &str = "lockstep-worker";
 
-/// Loading libtorch from a cold disk takes a while.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
+/// It was loaded a moment ago, so its disk is warm.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// The worker binary: `$LOCKSTEP_WORKER`, else beside this one, else on the `PATH`.
 pub fn find() -> Result<PathBuf, Fault> {
@@ -48,7 +49,8 @@ pub fn find() -> Result<PathBuf, Fault> {
     })
 }
 
-/// Refuses a worker binary that is not of this version, before anything depends on it.
+/// Says what is wrong with a worker binary that does not start or is not of this version. It loads libtorch: asked only where a worker
+/// has ended before it trained.
 pub async fn verify_version(binary: &Path) -> Result<(), Fault> {
     let asking = Command::new(binary).arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
     let does_not_start = || {
@@ -84,7 +86,7 @@ pub fn become_worker(args: &WorkerArgs) -> Fault {
         Err(fault) => return fault,
     };
     let mut command = std::process::Command::new(&binary);
-    command.arg("--coordinator").arg(&args.at.coordinator);
+    command.arg("--coordinator").arg(with_scheme(&args.at.coordinator));
     if let Some(slot) = args.slot {
         command.arg("--slot").arg(slot.to_string());
     }
@@ -132,6 +134,14 @@ pub struct Crew {
     orders: watch::Sender<Order>,
 }
 
+pub struct Killer(watch::Sender<Order>);
+
+impl Killer {
+    pub fn kill(&self) {
+        self.0.send_replace(Order::Kill);
+    }
+}
+
 /// The first process in a slot.
 pub const LIFE: u32 = 1;
 
@@ -146,6 +156,11 @@ impl Crew {
         Ok(crew)
     }
 
+    /// Kills the crew from where the crew itself is not at hand.
+    pub fn killer(&self) -> Killer {
+        Killer(self.orders.clone())
+    }
+
     /// The next one that ends; none when all have.
     pub async fn next_exit(&mut self) -> Option<Exit> {
         loop {
@@ -157,7 +172,7 @@ impl Crew {
     }
 
     pub fn kill(&self) {
-        self.orders.send_replace(Order::Kill);
+        self.killer().kill();
     }
 
     /// Waits for all that are left to go by themselves, then tells them to, then kills them. Says how each ended.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use proto::v1::{RunEvent, WatchRequest, runs_client::RunsClient, workers_client::WorkersClient};
+use tokio::time::{Instant, sleep_until};
 use tonic::{
     Code, Status, Streaming,
     transport::{Channel, Endpoint},
@@ -15,6 +16,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long a watcher waits for a coordinator that went away to come back.
 const RETURN_WITHIN: Duration = Duration::from_secs(60);
+const TRY_EVERY: Duration = Duration::from_millis(500);
 
 /// Clients of one coordinator; clones share the connection.
 #[derive(Clone)]
@@ -26,7 +28,7 @@ pub struct Client {
 
 impl Client {
     pub async fn connect(url: &str) -> Result<Self, Fault> {
-        let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        let url = with_scheme(url);
         let wrong = || {
             Fault::words(format!("`{url}` is not the address of a coordinator"))
                 .hint("write `--coordinator http://127.0.0.1:7070`, or set LOCKSTEP_COORDINATOR")
@@ -70,11 +72,22 @@ impl Client {
 
     /// The run's events from its first on, surviving a coordinator that is restarted meanwhile.
     pub async fn watch(&self, run_id: &str) -> Result<Events, Fault> {
-        let mut events =
-            Events { client: self.clone(), run_id: run_id.to_owned(), after_sequence: 0, stream: None, ended: false };
+        let mut events = Events {
+            client: self.clone(),
+            run_id: run_id.to_owned(),
+            after_sequence: 0,
+            stream: None,
+            trouble: None,
+            ended: false,
+        };
         events.stream = Some(events.open().await.map_err(|status| self.fault(&status))?);
         Ok(events)
     }
+}
+
+/// `host:port` means `http://host:port`.
+pub fn with_scheme(url: &str) -> String {
+    if url.contains("://") { url.to_owned() } else { format!("http://{url}") }
 }
 
 /// The coordinator is not there, rather than unwilling.
@@ -88,7 +101,17 @@ pub struct Events {
     run_id: String,
     after_sequence: u64,
     stream: Option<Streaming<RunEvent>>,
+    trouble: Option<Trouble>,
     ended: bool,
+}
+
+/// There is no stream, and opening one fails.
+struct Trouble {
+    since: Instant,
+    first: Status,
+    next_try: Instant,
+    /// The person has been told.
+    said: bool,
 }
 
 impl Events {
@@ -97,45 +120,56 @@ impl Events {
         Ok(self.client.runs.watch(request).await?.into_inner())
     }
 
-    /// The next event; none after the one that ends the run. Safe to drop while it waits.
+    /// The next event; none after the one that ends the run. Safe to drop while it waits: all it knows is in `self`.
     pub async fn next(&mut self) -> Result<Option<RunEvent>, Fault> {
         if self.ended {
             return Ok(None);
         }
-        let mut lost: Option<(tokio::time::Instant, Status)> = None;
         loop {
-            let problem = match &mut self.stream {
-                Some(stream) => match stream.message().await {
+            if let Some(stream) = &mut self.stream {
+                let problem = match stream.message().await {
                     Ok(Some(event)) => {
+                        self.trouble = None;
                         self.after_sequence = event.sequence;
                         self.ended = matches!(event.event, Some(proto::v1::run_event::Event::Ended(_)));
                         return Ok(Some(event));
                     }
                     Ok(None) => Status::unavailable("the coordinator ended the stream of events"),
                     Err(status) => status,
-                },
-                None => match self.open().await {
-                    Ok(stream) => {
-                        self.stream = Some(stream);
-                        continue;
-                    }
-                    Err(status) => status,
-                },
-            };
-            self.stream = None;
-            if !is_absence(&problem) {
-                return Err(self.client.fault(&problem));
+                };
+                self.stream = None;
+                // We were too slow, a paused terminal does that: what was missed is in the journal.
+                if problem.code() != Code::ResourceExhausted {
+                    self.weigh(problem)?;
+                }
             }
-            let (since, first) = lost.get_or_insert_with(|| {
-                print::note("lost the coordinator, waiting for it to come back");
-                (tokio::time::Instant::now(), problem)
-            });
-            if since.elapsed() > RETURN_WITHIN {
-                let first = first.clone();
-                return Err(self.client.fault(&first));
+            if let Some(trouble) = &self.trouble {
+                sleep_until(trouble.next_try).await;
             }
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            match self.open().await {
+                Ok(stream) => self.stream = Some(stream),
+                Err(status) => self.weigh(status)?,
+            }
         }
+    }
+
+    /// Whether to try again, a little later.
+    fn weigh(&mut self, problem: Status) -> Result<(), Fault> {
+        let absent = is_absence(&problem);
+        // There may be too many watchers at the moment.
+        if !absent && problem.code() != Code::ResourceExhausted {
+            return Err(self.client.fault(&problem));
+        }
+        let now = Instant::now();
+        let trouble = self.trouble.get_or_insert(Trouble { since: now, first: problem, next_try: now, said: false });
+        if now - trouble.since > RETURN_WITHIN {
+            return Err(self.client.fault(&trouble.first));
+        }
+        trouble.next_try = now + TRY_EVERY;
+        if absent && !std::mem::replace(&mut trouble.said, true) {
+            print::note("lost the coordinator, waiting for it to come back");
+        }
+        Ok(())
     }
 }
 
@@ -150,6 +184,12 @@ mod tests {
         let fault = Client::connect(&format!("127.0.0.1:{port}")).await.map(drop).unwrap_err().render();
         assert!(fault.starts_with(&format!("error: no coordinator answers at http://127.0.0.1:{port}\n")), "{fault}");
         assert!(fault.contains("Connection refused") && fault.contains("hint: start one"), "{fault}");
+    }
+
+    #[test]
+    fn an_address_without_a_scheme_is_one() {
+        assert_eq!(with_scheme("box:7070"), "http://box:7070");
+        assert_eq!(with_scheme("http://box:7070"), "http://box:7070");
     }
 
     #[tokio::test]

@@ -16,12 +16,15 @@ mod train;
 mod view;
 mod words;
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::{io::IsTerminal as _, process::ExitCode, time::Duration};
 
 use clap::Parser as _;
 
 use args::{Args, Verb};
 use errors::Fault;
+
+/// How long threads that wait for a disk are waited for at the end.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -48,7 +51,7 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Verb::Split(args) => datasets::split(args),
         Verb::Inspect(args) => datasets::inspect(args),
         Verb::Worker(args) => Err(children::become_worker(&args)),
-        verb => runtime()?.block_on(async {
+        verb => run_async(async {
             match verb {
                 Verb::Train(train) => Box::pin(train::train(train, args.log.as_deref())).await,
                 Verb::Coordinator(args) => Box::pin(serve::serve(args)).await,
@@ -69,6 +72,14 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
             }
         }),
     }
+}
+
+fn run_async(verb: impl Future<Output = Result<ExitCode, Fault>>) -> Result<ExitCode, Fault> {
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(verb);
+    // A disk that hangs must not keep a person who wants to leave.
+    runtime.shutdown_timeout(LEAVE_WITHIN);
+    outcome
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Fault> {

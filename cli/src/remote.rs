@@ -34,6 +34,13 @@ impl Client {
         reply.map(drop).map_err(|status| self.fault(&status))
     }
 
+    /// The ids of those that have not ended.
+    pub async fn live_runs(&mut self) -> Result<Vec<String>, Fault> {
+        let reply = self.runs.list(ListRunsRequest {}).await;
+        let runs = reply.map_err(|status| self.fault(&status))?.into_inner().runs;
+        Ok(runs.into_iter().filter(|run| run.ended_unix_micros == 0).map(|run| run.run_id).collect())
+    }
+
     /// The run, or the newest one.
     async fn run(&mut self, run: Option<&String>) -> Result<RunStatus, Fault> {
         let reply = self.runs.get(GetRunRequest { run_id: run.cloned().unwrap_or_default() }).await;
@@ -74,7 +81,7 @@ async fn follow(client: &Client, run_id: &str, json: bool, metric: Option<String
     verdict(view.story())
 }
 
-/// The exit code of a run: one that was stopped did what it was told.
+/// The exit code of a run: one that saved and stopped did what it was told, one that threw steps away did not.
 pub fn verdict(story: &Story) -> Result<ExitCode, Fault> {
     let Some(ended) = &story.ended else {
         return Err(Fault::run(format!("the end of run `{}` was not seen", story.run_id)));
@@ -84,6 +91,19 @@ pub fn verdict(story: &Story) -> Result<ExitCode, Fault> {
     }
     if ended.phase() == v1::Phase::Failed {
         return Err(Fault::run(format!("run `{}` failed: {}", story.run_id, ended.reason)));
+    }
+    let saved = ended.last.as_ref().map(|last| last.step);
+    if ended.phase() == v1::Phase::Stopped && story.step > saved.unwrap_or(0) {
+        let (cause, hint) = match saved {
+            Some(step) => (
+                format!("it had trained to step {}, its newest checkpoint is of step {step}", story.step),
+                "go on from there with `lockstep train run.toml --resume`",
+            ),
+            None => (format!("it had trained to step {}, and has no checkpoint", story.step), "start it again"),
+        };
+        return Err(Fault::run(format!("run `{}` was stopped without saving", story.run_id))
+            .caused_by(cause)
+            .hint(hint));
     }
     if let Some(first) = story.epochs.mismatches.first() {
         return Err(Fault::run(format!("run `{}` trained on something else than its dataset", story.run_id))

@@ -1,4 +1,4 @@
-//! What `--resume WHICH` means in the coordinator's words.
+//! What `--resume=WHICH` means in the coordinator's words.
 
 use proto::RunSpec;
 
@@ -16,7 +16,7 @@ pub fn resume_from(spec: &RunSpec, which: Option<&str>) -> Result<String, Fault>
                     "there is no best checkpoint yet: `{}` does not exist",
                     link.display()
                 ))
-                .hint("continue from the newest one with `--resume latest`"));
+                .hint("continue from the newest one with `--resume=latest`"));
             }
             link
         }

@@ -1,10 +1,23 @@
 //! Starting a coordinator in this process, for a run of its own or (the verb `coordinator`) for whoever comes.
 
-use std::{net::SocketAddr, path::Path, process::ExitCode};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
 
-use coordinator::{Config, Coordinator, StartError};
+use coordinator::{Config, Coordinator, JournalError, StartError};
+use tokio::time::{sleep, timeout};
 
-use crate::{args::CoordinatorArgs, document::absolute_path, errors::Fault, print, signals::Interrupts};
+use crate::{
+    args::CoordinatorArgs, client::Client, document::absolute_path, errors::Fault, print, signals::Interrupts,
+};
+
+/// How long runs may take to save and stop before the coordinator ends without them.
+const SAVE_WITHIN: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 pub async fn serve(args: CoordinatorArgs) -> Result<ExitCode, Fault> {
     let state = absolute_path(&args.state)?;
@@ -18,7 +31,18 @@ pub async fn serve(args: CoordinatorArgs) -> Result<ExitCode, Fault> {
     ));
     let outcome = tokio::select! {
         () = interrupts.next() => {
-            print::note("shutting down: what trains stops, and can be resumed");
+            print::note("shutting down: what trains saves a checkpoint and stops (again: stops at once)");
+            tokio::select! {
+                stopped = timeout(SAVE_WITHIN, stop_runs(coordinator.address())) => match stopped {
+                    Ok(Ok(())) => {}
+                    Ok(Err(fault)) => tracing::warn!(reason = %fault.message(), "the runs could not be asked to save"),
+                    Err(_) => print::note(format_args!(
+                        "what still trains after {} s is stopped at once",
+                        SAVE_WITHIN.as_secs()
+                    )),
+                },
+                () = interrupts.next() => print::note("stopping at once, without saving"),
+            }
             Ok(ExitCode::SUCCESS)
         }
         () = coordinator.broken() => Err(broken()),
@@ -26,6 +50,30 @@ pub async fn serve(args: CoordinatorArgs) -> Result<ExitCode, Fault> {
     tokio::select! {
         () = coordinator.shutdown() => outcome,
         () = interrupts.next() => Err(Fault::run("shut down at once, while records or checkpoints were being written")),
+    }
+}
+
+/// Asks every run to save and stop, and waits until none is left. It asks as anybody would, over the network.
+async fn stop_runs(address: SocketAddr) -> Result<(), Fault> {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let mut client = Client::connect(&SocketAddr::new(ip, address.port()).to_string()).await?;
+    let mut asked = HashSet::new();
+    loop {
+        let live = client.live_runs().await?;
+        if live.is_empty() {
+            return Ok(());
+        }
+        for run in live {
+            if !asked.contains(&run) {
+                client.stop(&run, false).await?;
+                asked.insert(run);
+            }
+        }
+        sleep(LOOK_EVERY).await;
     }
 }
 
@@ -62,13 +110,29 @@ impl From<StartError> for Fault {
             Some(source) => fault.because(source),
             None => fault,
         };
-        fault.hint(error.hint())
+        match error {
+            StartError::Journal(JournalError::InUse(_)) => fault.hint(
+                "another `lockstep train` or coordinator keeps its journal there: wait for it, or name another folder with `--state DIR`",
+            ),
+            _ => fault.hint(error.hint()),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_state_folder_that_another_holds_is_an_error_that_names_the_flag() {
+        let folder = tempfile::tempdir().unwrap();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let first = for_one_run(Some(any), folder.path()).await.unwrap();
+        let text = for_one_run(Some(any), folder.path()).await.map(|_| ()).unwrap_err().render();
+        assert!(text.contains("in use by another coordinator") && text.contains("`--state DIR`"), "{text}");
+        stop_runs(first.address()).await.unwrap();
+        first.shutdown().await;
+    }
 
     #[tokio::test]
     async fn a_port_that_was_asked_for_and_is_taken_is_an_error_of_the_words() {

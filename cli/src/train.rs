@@ -2,14 +2,19 @@
 //! way, nothing is left running.
 
 use std::{
+    io,
     path::{Path, PathBuf},
+    pin::pin,
     process::ExitCode,
     time::{Duration, SystemTime},
 };
 
 use coordinator::Coordinator;
-use proto::{RunSpec, spec::check::to_toml};
-use tokio::time::{Instant, sleep_until, timeout};
+use proto::{RunSpec, spec::check::to_toml, v1::Phase};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
 
 use crate::{
     args::{Device, TrainArgs},
@@ -22,7 +27,7 @@ use crate::{
     resume::resume_from,
     serve,
     signals::Interrupts,
-    view::View,
+    view::{Story, View},
 };
 
 /// How long workers may take to go when the coordinator has dismissed them, and when we tell them too.
@@ -31,6 +36,13 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a run may take to stop at once before its workers are killed, and to notice that they were.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+const KILLED_WITHIN: Duration = Duration::from_secs(1);
+
+/// How often a run whose events are not seen is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Launches whose logs are kept, this one among them.
+const LAUNCHES_KEPT: usize = 20;
 
 /// Lines of a failed worker's log that are shown.
 const LAST_LINES: usize = 12;
@@ -67,7 +79,8 @@ pub async fn train(args: TrainArgs, log: Option<&str>) -> Result<ExitCode, Fault
     };
     match muster() {
         Ok((crew, logs)) => {
-            let launch = Launch { coordinator, crew, interrupts, view, exits: Vec::new() };
+            let launch =
+                Launch { coordinator, crew, interrupts, asked: 0, view, exits: Vec::new(), errands: JoinSet::new() };
             launch.carry_out(&binary, &address, &spec, resume, &logs).await
         }
         Err(fault) => {
@@ -82,8 +95,12 @@ struct Launch {
     coordinator: Coordinator,
     crew: Crew,
     interrupts: Interrupts,
+    /// How often they asked to stop; 2: at once, 3: by killing.
+    asked: u32,
     view: View,
     exits: Vec<Exit>,
+    /// What is said to the coordinator. It may be slow to listen, and nothing waits for it; one that fails is logged.
+    errands: JoinSet<()>,
 }
 
 impl Launch {
@@ -95,29 +112,75 @@ impl Launch {
         resume: String,
         logs: &Path,
     ) -> Result<ExitCode, Fault> {
-        let outcome = self.submit_and_follow(binary, address, spec, resume, logs).await;
+        let outcome = self.submit_and_follow(address, spec, resume, logs).await;
         self.view.clear();
         if self.view.story().ended.is_some() {
             self.view.summarise();
         }
-        let Self { coordinator, crew, view, mut exits, .. } = self;
+        let outcome = outcome.and_then(|()| verdict(self.view.story()));
+        // A run stopped at once before its first report lost steps that nobody counted.
+        let outcome = match outcome {
+            Ok(_) if self.asked > 1 && stopped_with_nothing(self.view.story()) => {
+                Err(Fault::run("the run was stopped at once, without saving"))
+            }
+            outcome => outcome,
+        };
+        let outcome = match outcome {
+            Err(fault) if !self.exits.is_empty() && !self.view.story().trains() => {
+                Err(self.wrong_binary(binary).await.unwrap_or(fault))
+            }
+            outcome => outcome,
+        };
+        let exits = self.close().await?;
+        outcome.inspect_err(|_| last_words(&exits))
+    }
+
+    /// Why workers end before they train, if it is their binary.
+    async fn wrong_binary(&mut self, binary: &Path) -> Option<Fault> {
+        tokio::select! {
+            verified = children::verify_version(binary) => verified.err(),
+            () = self.interrupts.next() => None,
+        }
+    }
+
+    /// Ends all that was started. A further interrupt kills what is left, and leaves.
+    async fn close(self) -> Result<Vec<Exit>, Fault> {
+        let Self { coordinator, crew, mut interrupts, mut asked, view, mut exits, errands } = self;
+        // Each holds a connection, and the coordinator waits for those to be closed.
+        drop(errands);
+        let killer = crew.killer();
+        let shutdown = pin!(coordinator.shutdown());
+        let mut dismissed = pin!(crew.dismiss(GO_WITHIN, LEAVE_WITHIN));
         // The coordinator dismisses the workers; those that it does not reach are told by us.
-        let ((), left) = tokio::join!(coordinator.shutdown(), crew.dismiss(GO_WITHIN, LEAVE_WITHIN));
-        exits.extend(left);
-        outcome.and_then(|()| verdict(view.story())).inspect_err(|_| last_words(&exits))
+        let mut both = pin!(async { tokio::join!(shutdown, dismissed.as_mut()) });
+        loop {
+            tokio::select! {
+                ((), left) = &mut both => {
+                    exits.extend(left);
+                    return Ok(exits);
+                }
+                () = interrupts.next() => {
+                    asked += 1;
+                    if asked > 1 {
+                        killer.kill();
+                        // Killed processes are gone in a moment, whatever the coordinator waits for; so are we.
+                        let _ = timeout(KILLED_WITHIN, &mut both).await;
+                        return Err(Fault::run("left at once, while records or checkpoints may have been being written"));
+                    }
+                    view.notice("ending: records are being written (Ctrl-C again leaves at once)");
+                }
+            }
+        }
     }
 
     async fn submit_and_follow(
         &mut self,
-        binary: &Path,
         address: &str,
         spec: &RunSpec,
         resume: String,
         logs: &Path,
     ) -> Result<(), Fault> {
         let submitting = async {
-            // The workers load libtorch meanwhile.
-            children::verify_version(binary).await?;
             let mut client = Client::connect(address).await?;
             let run_id = client.submit(to_toml(spec), resume).await?;
             let events = client.watch(&run_id).await?;
@@ -125,45 +188,62 @@ impl Launch {
         };
         let (client, run_id, events) = tokio::select! {
             submitted = submitting => submitted?,
-            () = self.interrupts.next() => return Err(Fault::run("interrupted before the run was submitted")),
+            () = self.interrupts.next() => {
+                self.asked += 1;
+                return Err(Fault::run("interrupted before the run was submitted"));
+            }
         };
         self.view.notice(&format!("run {run_id} `{}`, coordinator {address}, logs in {}", spec.name, logs.display()));
-        self.follow(client, &run_id, events).await
+        self.follow(&client, &run_id, events).await
     }
 
     /// Until the run has ended, or has been given up.
-    async fn follow(&mut self, mut client: Client, run_id: &str, mut events: Events) -> Result<(), Fault> {
-        let mut asked = 0;
+    async fn follow(&mut self, client: &Client, run_id: &str, mut events: Events) -> Result<(), Fault> {
         let mut patience: Option<Instant> = None;
+        // Why its events are not seen any more.
+        let mut blind: Option<Fault> = None;
         loop {
             let out_of_patience = patience.unwrap_or_else(Instant::now);
             tokio::select! {
-                event = events.next() => match event? {
-                    Some(event) => self.view.show(&event),
-                    None => return Ok(()),
+                event = events.next(), if blind.is_none() => match event {
+                    Ok(Some(event)) => self.view.show(&event),
+                    Ok(None) => return Ok(()),
+                    Err(fault) => {
+                        let why = fault.message();
+                        self.view.notice(&format!("the run cannot be watched any more ({why}); it saves a checkpoint and stops"));
+                        self.errands.spawn(stop(client.clone(), run_id.to_owned(), false));
+                        blind = Some(fault);
+                    }
                 },
+                () = ended(client.clone(), run_id), if blind.is_some() => {
+                    return Err(blind.unwrap_or_else(serve::broken));
+                }
                 () = self.coordinator.broken() => return Err(serve::broken()),
-                Some(exit) = self.crew.next_exit() => self.lost(exit).await,
+                Some(exit) = self.crew.next_exit() => self.lost(exit),
+                Some(_) = self.errands.join_next() => {}
                 () = self.interrupts.next() => {
-                    asked += 1;
-                    match asked {
+                    self.asked += 1;
+                    match self.asked {
                         1 => {
                             self.view.notice("stopping: a checkpoint is saved first (Ctrl-C again stops at once)");
-                            stop(&mut client, run_id, false).await;
+                            self.errands.spawn(stop(client.clone(), run_id.to_owned(), false));
                         }
                         2 => {
                             self.view.notice("stopping at once, without saving");
                             patience = Some(Instant::now() + STOP_WITHIN);
-                            stop(&mut client, run_id, true).await;
+                            self.errands.spawn(stop(client.clone(), run_id.to_owned(), true));
                         }
-                        _ => self.crew.kill(),
+                        _ => {
+                            patience.get_or_insert(Instant::now() + STOP_WITHIN);
+                            self.crew.kill();
+                        }
                     }
                 }
                 () = sleep_until(out_of_patience), if patience.is_some() => {
-                    if asked > 2 {
+                    if self.asked > 2 {
                         return Err(Fault::run(format!("run `{run_id}` did not stop, its workers were killed")));
                     }
-                    asked = 3;
+                    self.asked = 3;
                     patience = Some(Instant::now() + STOP_WITHIN);
                     self.crew.kill();
                 }
@@ -172,18 +252,42 @@ impl Launch {
     }
 
     /// The coordinator learns from a silent connection too, but not why.
-    async fn lost(&mut self, exit: Exit) {
+    fn lost(&mut self, exit: Exit) {
         if !exit.clean {
             self.view.notice(&format!("worker w{}:{LIFE} {}", exit.slot, exit.cause));
         }
-        self.coordinator.worker_exited(exit.slot, LIFE, exit.cause.clone()).await;
+        let (handle, slot, cause) = (self.coordinator.handle(), exit.slot, exit.cause.clone());
+        self.errands.spawn(async move {
+            if timeout(STOP_WITHIN, handle.worker_exited(slot, LIFE, cause)).await.is_err() {
+                tracing::warn!(slot, "the coordinator was not told of a worker's end");
+            }
+        });
         self.exits.push(exit);
     }
 }
 
+/// Without a checkpoint that is known to be younger than the run's start.
+fn stopped_with_nothing(story: &Story) -> bool {
+    story
+        .ended
+        .as_ref()
+        .is_some_and(|ended| ended.phase() == Phase::Stopped && (ended.last.is_none() || !story.trains()))
+}
+
+/// Until the run is known to have ended, or nothing can be known.
+async fn ended(mut client: Client, run_id: &str) {
+    loop {
+        sleep(LOOK_EVERY).await;
+        match timeout(STOP_WITHIN, client.live_runs()).await {
+            Ok(Ok(live)) if live.iter().any(|live| live == run_id) => {}
+            _ => return,
+        }
+    }
+}
+
 /// Where this cannot be said, the run has just ended or will not stop: its events and the next interrupt settle which.
-async fn stop(client: &mut Client, run_id: &str, now: bool) {
-    match timeout(STOP_WITHIN, client.stop(run_id, now)).await {
+async fn stop(mut client: Client, run_id: String, now: bool) {
+    match timeout(STOP_WITHIN, client.stop(&run_id, now)).await {
         Ok(Ok(())) => {}
         Ok(Err(fault)) => tracing::info!(reason = %fault.message(), "the run was not stopped"),
         Err(_) => tracing::warn!("the coordinator does not answer"),
@@ -204,14 +308,62 @@ fn last_words(exits: &[Exit]) {
     }
 }
 
-/// One folder a launch, so that the logs of an earlier one stay readable.
+/// One folder a launch, so that the logs of earlier ones stay readable; only the newest of them are kept.
 fn log_folder(state: &Path, name: &str) -> Result<PathBuf, Fault> {
-    let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string().replace(':', "");
-    let folder = state.join("logs").join(format!("{name}-{time}"));
-    std::fs::create_dir_all(&folder).map_err(|error| {
-        Fault::run(format!("cannot make the folder `{}`", folder.display()))
-            .because(&error)
-            .hint("name a folder that can be written to with `--state DIR`")
-    })?;
-    Ok(folder)
+    let logs = state.join("logs");
+    forget_old_logs(&logs);
+    loop {
+        let time = humantime::format_rfc3339_micros(SystemTime::now()).to_string().replace(':', "");
+        let folder = logs.join(format!("{name}-{time}"));
+        match std::fs::create_dir_all(&logs).and_then(|()| std::fs::create_dir(&folder)) {
+            Ok(()) => return Ok(folder),
+            // The clock was set back.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
+            Err(error) => {
+                return Err(Fault::run(format!("cannot make the folder `{}`", folder.display()))
+                    .because(&error)
+                    .hint("name a folder that can be written to with `--state DIR`"));
+            }
+        }
+    }
+}
+
+/// Makes room for one more. The state folder is ours alone, so no launch that still runs writes there.
+fn forget_old_logs(logs: &Path) {
+    let Ok(entries) = std::fs::read_dir(logs) else { return };
+    let ours = entries.flatten().filter_map(|entry| Some((launched(entry.file_name().to_str()?)?, entry.path())));
+    let mut ours: Vec<(String, PathBuf)> = ours.collect();
+    ours.sort();
+    let many = (ours.len() + 1).saturating_sub(LAUNCHES_KEPT);
+    for (_, folder) in ours.drain(..many) {
+        if let Err(error) = std::fs::remove_dir_all(&folder) {
+            tracing::warn!(folder = %folder.display(), %error, "old logs stay");
+        }
+    }
+}
+
+/// The time in the name of a log folder; nothing else is ever removed.
+fn launched(folder: &str) -> Option<String> {
+    let (rest, clock) = folder.rsplit_once('T')?;
+    let day = rest.get(rest.len().checked_sub("-2026-11-24".len())?..)?;
+    let digits = |text: &str| text.chars().all(|c| c.is_ascii_digit() || c == '-' || c == '.');
+    let clock = clock.strip_suffix('Z').filter(|clock| clock.len() >= 6)?;
+    (day.starts_with('-') && digits(day) && digits(clock)).then(|| format!("{day}T{clock}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_newest_log_folders_are_kept_and_nothing_else_is_touched() {
+        let state = tempfile::tempdir().unwrap();
+        let logs = state.path().join("logs");
+        std::fs::create_dir_all(logs.join("my-Things")).unwrap();
+        std::fs::create_dir_all(logs.join("z-2020-01-01T000000Z")).unwrap();
+        let made: Vec<_> = (0..LAUNCHES_KEPT + 3).map(|_| log_folder(state.path(), "run").unwrap()).collect();
+        let left = |made: &[PathBuf]| made.iter().filter(|folder| folder.is_dir()).count();
+        assert_eq!((left(&made), left(&made[..3])), (LAUNCHES_KEPT, 0));
+        assert!(logs.join("my-Things").is_dir() && !logs.join("z-2020-01-01T000000Z").exists());
+    }
 }

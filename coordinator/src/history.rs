@@ -5,10 +5,15 @@ use std::{collections::BTreeMap, sync::Arc};
 use proto::v1::{self, run_event};
 
 use crate::{
+    checkpoints::RunFolder,
     clock::Timestamp,
     journal::{Entry, Journal, JournalError},
     run::RESUME_HINT,
 };
+
+/// Progress is announced before it is durable, so that numbers past the last durable one may have been seen: the ones that follow keep
+/// clear of them, or a watcher that comes back would take new events for old ones.
+const CLEAR_OF: u64 = 1_000_000;
 
 /// By id, which is by time.
 #[derive(Default)]
@@ -56,7 +61,8 @@ fn interrupt(status: &mut v1::RunStatus, sequence: u64, last: Option<v1::Checkpo
         }
         _ => "interrupted: the coordinator ended while the run waited to train".to_owned(),
     };
-    let hint = if last.is_some() { RESUME_HINT } else { "submit it again: it had no checkpoint yet" };
+    let resumable = holds_checkpoints(&status.spec_toml).unwrap_or(last.is_some());
+    let hint = if resumable { RESUME_HINT } else { "submit it again: it had no checkpoint yet" };
     let failure =
         v1::Failure { message: message.clone(), causes: Vec::new(), hint: hint.to_owned(), input_is_wrong: false };
     let phase = v1::Phase::Failed.into();
@@ -69,7 +75,7 @@ fn interrupt(status: &mut v1::RunStatus, sequence: u64, last: Option<v1::Checkpo
     let ended = v1::Ended { phase, failure: Some(failure), best: status.best.clone(), last, reason: message };
     let events = [run_event::Event::Standing(standing), run_event::Event::Ended(ended)];
     let mut entries = vec![Entry::Run(Box::new(status.clone()))];
-    for (number, event) in (sequence + 1..).zip(events) {
+    for (number, event) in (sequence + CLEAR_OF..).zip(events) {
         entries.push(Entry::Event(Arc::new(v1::RunEvent {
             sequence: number,
             unix_micros: now.unix_micros(),
@@ -78,4 +84,44 @@ fn interrupt(status: &mut v1::RunStatus, sequence: u64, last: Option<v1::Checkpo
         })));
     }
     entries
+}
+
+/// Whether there is something to resume from, be it of an earlier run of the name. `None`: that cannot be told.
+fn holds_checkpoints(spec_toml: &str) -> Option<bool> {
+    let spec = proto::spec::parse(spec_toml, &[]).ok()?;
+    Some(!RunFolder::of(&spec).steps().ok()?.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupted_run_is_closed_beyond_the_numbers_it_announced_and_says_whether_it_can_be_resumed() {
+        let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let journal = Journal::open(state.path()).unwrap();
+        let spec_toml = format!(
+            "name = \"baseline\"\n[data]\ntrain = \"/data\"\n[model]\nkind = \"linear\"\n[checkpoint]\ndir = \"{}\"\n",
+            dir.path().display()
+        );
+        let entries = |run: &str| {
+            let (run_id, phase) = (run.to_owned(), v1::Phase::Training.into());
+            let status = v1::RunStatus { run_id, phase, spec_toml: spec_toml.clone(), ..Default::default() };
+            let event = v1::RunEvent { sequence: 7, run_id: run.into(), ..Default::default() };
+            [Entry::Run(Box::new(status)), Entry::Event(Arc::new(event))]
+        };
+        let hint = |history: &History, run: &str| history.get(run).unwrap().failure.clone().unwrap().hint;
+
+        journal.commit(&entries("r-1"), true).unwrap();
+        let history = History::load(&journal, Timestamp(1)).unwrap();
+        assert_eq!(hint(&history, "r-1"), "submit it again: it had no checkpoint yet");
+        let numbers: Vec<_> = journal.events("r-1", 7, 9).unwrap().iter().map(|event| event.sequence).collect();
+        assert_eq!(numbers, [1_000_007, 1_000_008]);
+
+        // Resumed from this one, it had none of its own yet.
+        std::fs::create_dir_all(dir.path().join("baseline/step-00000100")).unwrap();
+        journal.commit(&entries("r-2"), true).unwrap();
+        let history = History::load(&journal, Timestamp(2)).unwrap();
+        assert_eq!(hint(&history, "r-2"), RESUME_HINT);
+    }
 }

@@ -147,6 +147,29 @@ impl Journal {
         *self.database.lock().unwrap_or_else(PoisonError::into_inner) = Held::Closed;
     }
 
+    /// Why it cannot be written, for people.
+    pub fn failure(&self, error: &JournalError) -> v1::Failure {
+        let mut causes = Vec::new();
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            // Wrappers repeat what they wrap.
+            let words = cause.to_string();
+            if causes.last() != Some(&words) {
+                causes.push(words);
+            }
+            source = cause.source();
+        }
+        if causes.is_empty() {
+            causes.push(error.to_string());
+        }
+        v1::Failure {
+            message: format!("the journal `{}` cannot be written", self.path.join(FILE).display()),
+            causes,
+            hint: "free space, or put the state elsewhere with --state".into(),
+            input_is_wrong: false,
+        }
+    }
+
     /// All or nothing. `durable`: on disk when this returns; else with the next commit that is. May be tried again.
     pub fn commit(&self, entries: &[Entry], durable: bool) -> Result<(), JournalError> {
         let committed = self.try_commit(entries, durable);

@@ -61,6 +61,9 @@ use sessions::Rhythm;
 /// Events that may wait for the slowest watcher.
 const EVENTS: usize = 1024;
 
+/// How long a word to the driver may wait for room.
+const TELL_WITHIN: Duration = Duration::from_secs(2);
+
 /// How long a shutdown waits for each of: records, open calls, checkpoints under way.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -76,7 +79,8 @@ pub struct Config {
     /// How long a new session may take to say who it is.
     pub join_within: Duration,
     /// Workers are started by this process alone, which does not start them again: one that ends before its run begins, or is
-    /// refused, fails the run at once instead of at `cluster.join_timeout`.
+    /// refused, fails the run at once instead of at `cluster.join_timeout`. A journal that cannot be written for 10 s ends the
+    /// coordinator: nobody could reach it to free it.
     pub own_workers: bool,
     pub build_manifest: Arc<BuildManifest>,
 }
@@ -128,7 +132,9 @@ pub struct Coordinator {
     address: SocketAddr,
     handle: Handle,
     /// The driver and the server: neither ends by itself.
-    core: JoinSet<()>,
+    core: JoinSet<Option<v1::Failure>>,
+    /// Why it broke, once it has.
+    fault: Option<v1::Failure>,
     archive: JoinSet<()>,
     _tasks: JoinSet<()>,
     close: oneshot::Sender<()>,
@@ -151,9 +157,13 @@ impl Drop for CloseOnDrop {
 pub struct Handle(Inbox);
 
 impl Handle {
-    /// A worker process has ended: `cause` ("killed by signal 9", "exited with status 1") explains what its session cannot.
+    /// A worker process has ended: `cause` ("killed by signal 9", "exited with status 1") explains what its session cannot. Does not
+    /// wait for a coordinator that has no ear for it.
     pub async fn worker_exited(&self, slot: u32, life: u32, cause: String) {
-        self.0.tell(Call::Exited { worker: WorkerId { slot, life }, why: cause }).await;
+        let told = self.0.tell(Call::Exited { worker: WorkerId { slot, life }, why: cause });
+        if timeout(TELL_WITHIN, told).await.is_err() {
+            tracing::warn!(slot, life, "driver is too busy to hear of a worker's end: its session will tell");
+        }
     }
 }
 
@@ -203,13 +213,18 @@ impl Coordinator {
         let limits = Limits::default();
         let front = Front { inbox: inbox.clone(), journal, events, nursery, rhythm, limits };
         let (close, closed) = oneshot::channel();
-        core.spawn(serve(front, listener, closed).await?);
+        let server = serve(front, listener, closed).await?;
+        core.spawn(async {
+            server.await;
+            None
+        });
         tracing::info!(%address, "coordinator listens");
         let handle = Handle(inbox);
         Ok(Self {
             address,
             handle,
             core,
+            fault: None,
             archive,
             _tasks: tasks,
             close,
@@ -234,7 +249,14 @@ impl Coordinator {
 
     /// Returns only if the coordinator broke: it does not end by itself.
     pub async fn broken(&mut self) {
-        self.core.join_next().await;
+        if let Some(Ok(fault)) = self.core.join_next().await {
+            self.fault = self.fault.take().or(fault);
+        }
+    }
+
+    /// Why it broke, once [`Coordinator::broken`] has returned; absent: a fault of the program.
+    pub fn fault(&self) -> Option<&v1::Failure> {
+        self.fault.as_ref()
     }
 
     /// Stops what still runs (resumable from its checkpoints), dismisses the workers, and ends once records and checkpoints are on disk.
@@ -294,4 +316,36 @@ async fn serve(
             tracing::error!(%error, "server ended");
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::submission::Submission;
+
+    #[tokio::test]
+    async fn a_coordinator_of_its_own_workers_gives_up_on_a_journal_that_cannot_be_written() {
+        let listen = (Ipv4Addr::LOCALHOST, 0).into();
+        let mut coordinator =
+            Coordinator::start(Config { listen, own_workers: true, ..Config::default() }).await.unwrap();
+        coordinator._journal.0.close();
+        let dir = tempfile::tempdir().unwrap();
+        let spec = format!(
+            "name = \"baseline\"\n[data]\ntrain = \"/data\"\n[model]\nkind = \"linear\"\n[checkpoint]\ndir = \"{}\"\n",
+            dir.path().display()
+        );
+        let submission = Box::new(Submission::check(spec, String::new()).unwrap());
+        let handle = coordinator.handle();
+        handle.0.ask(|reply| Call::Submit { submission, reply }).await.unwrap_err();
+        coordinator.broken().await;
+        let fault = coordinator.fault().unwrap();
+        assert!(
+            fault.message.starts_with("the journal `") && fault.message.ends_with("journal.redb` cannot be written")
+        );
+        assert_eq!(fault.causes, ["journal is closed"]);
+        assert!(fault.hint.contains("--state"));
+        // Nobody listens any more; nobody waits.
+        handle.worker_exited(1, 1, "exited".into()).await;
+        coordinator.shutdown().await;
+    }
 }

@@ -75,15 +75,16 @@ impl Pool {
         Self { workers: BTreeMap::new(), lives: BTreeMap::new(), departed: VecDeque::new(), heartbeat }
     }
 
-    /// Takes a worker in. A former life of its slot that is still listed is returned: it must be seen off.
+    /// Takes a worker in. A former life of its slot that is still listed is returned: it must be seen off. Who comes to a slot whose
+    /// session is gone gets the next life, whatever it says: a process that was started again by hand does not know.
     pub fn join(
         &mut self,
         now: Timestamp,
-        about: v1::Join,
+        mut about: v1::Join,
         outbox: Outbox,
         hang_up: oneshot::Sender<()>,
     ) -> Result<(WorkerId, Option<WorkerId>), Refusal> {
-        let id = WorkerId { slot: about.slot, life: about.life };
+        let mut id = WorkerId { slot: about.slot, life: about.life };
         if about.version != proto::VERSION {
             return Err(Refusal::new(
                 RefusalKind::Conflict,
@@ -91,15 +92,20 @@ impl Pool {
                 "install the same version of lockstep everywhere",
             ));
         }
-        if let Some(newest) = self.lives.get(&id.slot).filter(|newest| **newest >= id.life) {
+        let former = self.workers.keys().find(|worker| worker.slot == id.slot).copied();
+        let alive =
+            former.and_then(|former| self.workers.get(&former)).is_some_and(|worker| !worker.outbox.is_closed());
+        let last = self.lives.get(&id.slot).copied();
+        if let Some(newest) = last.filter(|newest| alive && *newest >= id.life) {
             return Err(Refusal::new(
                 RefusalKind::Conflict,
                 format!("worker `{id}` cannot join: slot {} is in its life {newest} already", id.slot),
                 "give each worker a slot of its own, and a restarted one a greater life",
             ));
         }
+        id.life = id.life.max(last.unwrap_or(0).saturating_add(1));
+        about.life = id.life;
         self.lives.insert(id.slot, id.life);
-        let former = self.workers.keys().find(|worker| worker.slot == id.slot).copied();
         let worker = Worker { about, outbox, _hang_up: hang_up, state: State::Idle, step: 0, heard: now };
         self.workers.insert(id, worker);
         let heartbeat_millis = u64::try_from(self.heartbeat.as_millis()).unwrap_or(u64::MAX);
@@ -257,6 +263,27 @@ mod tests {
         let (worker, former) = pool.join(Timestamp(0), about, outbox, oneshot::channel().0).unwrap();
         assert_eq!(former, None);
         (worker, messages)
+    }
+
+    #[test]
+    fn a_restarted_worker_gets_the_next_life_and_a_second_one_is_refused_while_the_first_lives() {
+        let mut pool = Pool::new(Duration::from_secs(1));
+        let (first, messages) = join(&mut pool, 1);
+        let about = || v1::Join { slot: 1, life: 1, version: proto::VERSION.into(), ..Default::default() };
+        let refused = pool.join(Timestamp(0), about(), mpsc::channel(OUTBOX).0, oneshot::channel().0).unwrap_err();
+        assert_eq!(refused.message, "worker `w1:1` cannot join: slot 1 is in its life 1 already");
+        // Its session is closed, though nobody has noticed.
+        drop(messages);
+        let (outbox, mut messages) = mpsc::channel(OUTBOX);
+        let (second, former) = pool.join(Timestamp(0), about(), outbox, oneshot::channel().0).unwrap();
+        assert_eq!((second, former), (WorkerId { slot: 1, life: 2 }, Some(first)));
+        let Some(coordinator_message::Message::Welcome(welcome)) = messages.try_recv().unwrap().unwrap().message else {
+            panic!("no welcome")
+        };
+        assert_eq!(welcome.worker, "w1:2");
+        pool.leave(first, "replaced");
+        pool.leave(second, "gone");
+        assert_eq!(join(&mut pool, 1).0, WorkerId { slot: 1, life: 3 });
     }
 
     #[test]

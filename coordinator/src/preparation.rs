@@ -6,7 +6,7 @@ use dataset::manifest::DatasetError;
 use proto::{RunId, RunSpec, spec::Data, v1};
 
 use crate::{
-    checkpoints::{CheckpointError, Claim, RunFolder, VerifiedCheckpoint, resolve_resume, resolve_start},
+    checkpoints::{CheckpointError, Claim, RunFolder, VerifiedCheckpoint, best, resolve_resume, resolve_start},
     run::Prepared,
 };
 
@@ -20,6 +20,8 @@ pub struct Preparation {
     pub validation: Option<v1::Manifest>,
     /// Folder of a verified checkpoint; empty: a fresh start.
     pub resume_from: String,
+    /// Folder of a verified checkpoint whose weights to begin with; empty: fresh weights.
+    pub start_from: String,
     pub claim: Arc<Claim>,
 }
 
@@ -27,11 +29,13 @@ pub fn prepare(
     run: &RunId,
     spec: &RunSpec,
     resume_from: &str,
+    best_by: Option<&str>,
     build: &BuildManifest,
 ) -> Result<Preparation, v1::Failure> {
     let (train, validation) = manifests(spec, build)?;
-    let start = spec.model.start_from.as_ref().map(|from| resolve_start(spec, from, Some(&train)));
-    let start = start.transpose().map_err(refused)?;
+    // What a resumed run began with is in its checkpoint; the one it came from may be gone by now.
+    let start = spec.model.start_from.as_ref().filter(|_| resume_from.is_empty());
+    let start = start.map(|from| resolve_start(spec, from, Some(&train))).transpose().map_err(refused)?;
     let resume = match resume_from {
         "" => None,
         what => Some(resolve_resume(spec, what, Some(&train)).map_err(refused)?),
@@ -53,14 +57,18 @@ pub fn prepare(
         warnings: [skipped(&start), skipped(&resume)].concat(),
         ..Prepared::default()
     };
-    let mut path = String::new();
-    if let Some(resume) = resume {
+    if let Some(resume) = &resume {
         summary.resumed_at = Some(resume.manifest.step);
-        // The trainer's best is a validation metric; without validation losses are compared, and only this run's are known.
-        summary.best = resume.manifest.trainer.best.filter(|_| spec.data.validation.is_some());
-        path = resume.path.to_string_lossy().into_owned();
+        let found = best::restore(&claim, best_by);
+        summary.best_score = found.score;
+        summary.best = found.best;
+        summary.warnings.extend(found.warnings);
     }
-    Ok(Preparation { summary, train, validation, resume_from: path, claim })
+    let path = |checkpoint: Option<VerifiedCheckpoint>| {
+        checkpoint.map(|checkpoint| checkpoint.path.to_string_lossy().into_owned()).unwrap_or_default()
+    };
+    let (resume_from, start_from) = (path(resume), path(start));
+    Ok(Preparation { summary, train, validation, resume_from, start_from, claim })
 }
 
 fn manifests(spec: &RunSpec, build: &BuildManifest) -> Result<(v1::Manifest, Option<v1::Manifest>), v1::Failure> {

@@ -87,3 +87,26 @@ fn where_there_is_no_checkpoint_the_folder_is_named() {
     let error = resolve_resume(&spec, "/nowhere/at/all", None).unwrap_err();
     assert_eq!(error.message, "checkpoint `/nowhere/at/all` does not exist");
 }
+
+#[test]
+fn a_resume_with_other_columns_or_another_optimizer_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (text, _) = folder_of(dir.path(), &[100]);
+    let parse = |text: &str| proto::spec::parse(text, &[]).unwrap();
+    let columns = "[data]\nlabel = \"grade\"\nquery = \"search\"\ngroup = \"page\"\nweight = \"w\"";
+    let other = parse(&text.replace("[data]", columns).replace("[model]", "[optimizer]\nkind = \"sgd\"\n[model]"));
+    let error = resolve_resume(&other, "latest", Some(&manifest(7))).unwrap_err();
+    for difference in [
+        "`data.label` is \"grade\", the checkpoint has \"label\"",
+        "`data.query` is \"search\", the checkpoint has \"query_id\"",
+        "`data.group` is \"page\", the checkpoint has no value, which means the data's own",
+        "`data.weight` is \"w\", the checkpoint has no value, which means the data's own",
+        "`optimizer.kind` is \"sgd\", the checkpoint has \"adamw\"",
+        "the dataset is another",
+    ] {
+        assert!(error.message.contains(difference), "{difference}: {error}");
+    }
+    // What was left to its default may be spelt out.
+    let spelt = parse(&text.replace("[data]", "[data]\ngroup = \"query_id\""));
+    resolve_resume(&spelt, "latest", Some(&manifest(100))).unwrap();
+}

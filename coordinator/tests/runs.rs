@@ -423,3 +423,68 @@ async fn runs_take_their_turn() {
         (v1::Phase::Stopped, "stopped at once on request, after step 0")
     );
 }
+
+#[tokio::test]
+async fn a_resumed_run_finds_the_best_checkpoint_again_whatever_a_crash_left_of_the_links() {
+    let mut cluster = cluster(config()).await;
+    let text = cluster.spec(1);
+    for (step, ndcg) in [(10, 0.2), (20, 0.9), (30, 0.9), (40, 0.3)] {
+        write_checkpoint(&cluster.folder().join(format!("step-{step:08}")), "r-old", &text, step, Some(ndcg));
+    }
+    // Killed between a rename and its links.
+    std::os::unix::fs::symlink("step-00000010", cluster.folder().join("best")).unwrap();
+    std::os::unix::fs::symlink("step-00000030", cluster.folder().join("latest")).unwrap();
+    let run = cluster.submit(text, "latest").await.unwrap();
+    let mut worker = FakeWorker::join(&cluster, 0).await;
+    assert!(worker.sit_down().await.resume_from.ends_with("step-00000040"));
+    let link = |name: &str| std::fs::read_link(cluster.folder().join(name)).unwrap();
+    assert_eq!((link("best").to_str(), link("latest").to_str()), (Some("step-00000020"), Some("step-00000040")));
+    for (step, ndcg) in [(50, 0.1), (60, 0.2), (70, 0.3)] {
+        worker.stage(step, ndcg).await;
+        assert!(worker.published().await.path.ends_with(&format!("step-{step:08}")));
+    }
+    worker.finish(70).await;
+    let (_, ended) = cluster.watch_to_the_end(&run).await;
+    let best = ended.best.unwrap();
+    assert_eq!((best.step, best.best, best.metrics[0].value), (20, true, 0.9));
+    assert!(std::path::Path::new(&best.path).join("manifest.json").exists(), "the best one is not pruned");
+    assert!(!cluster.folder().join("step-00000010").exists(), "others are");
+    assert_eq!(ended.last.unwrap().step, 70);
+}
+
+#[tokio::test]
+async fn a_warm_start_is_in_the_seat_and_a_resumed_run_does_not_look_for_it() {
+    let mut cluster = cluster(config()).await;
+    let old = cluster.dir.path().join("old/step-00000005");
+    write_checkpoint(&old, "r-old", &cluster.spec(1), 5, Some(0.1));
+    let text = cluster.spec(1).replace("[model]", &format!("[model]\nstart_from = \"{}\"", old.display()));
+    let run = cluster.submit(text.clone(), "").await.unwrap();
+    let mut worker = FakeWorker::join(&cluster, 0).await;
+    let seat = worker.sit_down().await;
+    let old = old.canonicalize().unwrap();
+    assert_eq!((seat.start_from.as_str(), seat.resume_from.as_str()), (old.to_str().unwrap(), ""));
+    worker.stage(10, 0.2).await;
+    worker.published().await;
+    worker.finish(10).await;
+    cluster.watch_to_the_end(&run).await;
+
+    std::fs::remove_dir_all(&old).unwrap();
+    cluster.submit(text, "latest").await.unwrap();
+    let seat = worker.sit_down().await;
+    assert_eq!(seat.start_from, "");
+    assert!(seat.resume_from.ends_with("step-00000010"));
+}
+
+#[tokio::test]
+async fn a_stop_that_names_no_run_means_the_one_that_trains() {
+    let mut cluster = cluster(config()).await;
+    let (run, mut workers) = seated(&mut cluster, 1).await;
+    let second = cluster.submit(spec(cluster.dir.path(), "second", 1), "").await.unwrap();
+    cluster.runs.stop(v1::StopRunRequest { run_id: String::new(), now: true }).await.unwrap();
+    let worker = &mut workers[0];
+    assert_eq!(worker.order().await, v1::OrderKind::Abort);
+    worker.end(0, job_ended::Outcome::Ordered(v1::OrderKind::Abort.into())).await;
+    let (_, ended) = cluster.watch_to_the_end(&run).await;
+    assert_eq!(ended.phase(), v1::Phase::Stopped);
+    assert_eq!(worker.sit_down().await.run_id, second);
+}

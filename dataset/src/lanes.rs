@@ -141,7 +141,28 @@ impl Deal {
             dealt[lane as usize].starts.push(atoms);
             fewest.push(Reverse((atoms, lane)));
         }
-        Self { lanes: dealt, atoms: blocks.atoms }
+        let mut deal = Self { lanes: dealt, atoms: blocks.atoms };
+        if std::env::var_os("LOCKSTEP_FAULT").is_some_and(|fault| fault == "deal-twice") {
+            deal.deal_twice(blocks);
+        }
+        deal
+    }
+
+    /// A fault for tests to see the audit find: one block comes twice, another of its size never.
+    fn deal_twice(&mut self, blocks: &Blocks) {
+        let size = |block: u32| (blocks.blocks[block as usize].rows, blocks.blocks[block as usize].atoms);
+        let mut all: Vec<(usize, usize)> = Vec::new();
+        for (index, lane) in self.lanes.iter().enumerate() {
+            all.extend((0..lane.blocks.len()).map(|place| (index, place)));
+        }
+        let block = |(lane, place): (usize, usize)| self.lanes[lane].blocks[place];
+        let twins = all.iter().enumerate().find_map(|(index, one)| {
+            let other = all[index + 1..].iter().find(|other| size(block(**other)) == size(block(*one)))?;
+            Some((*one, *other))
+        });
+        if let Some((one, other)) = twins {
+            self.lanes[other.0].blocks[other.1] = block(one);
+        }
     }
 
     /// Steps of an epoch at a global batch of `batch` atoms; only the last may be short.

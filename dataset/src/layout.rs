@@ -41,3 +41,16 @@ pub struct Footer {
     /// xxh3-128 over the rows, in hex: makes the footer, and so the dataset's hash, speak for the content.
     pub content: String,
 }
+
+impl Footer {
+    /// Whether the marks make sense for a file of so many rows.
+    pub fn is_sound(&self, rows: u64) -> bool {
+        let ascending = |marks: &[u64]| marks.windows(2).all(|pair| pair[0] < pair[1]);
+        self.mark_rows.len() == self.mark_lists.len()
+            && self.mark_rows.first().is_none_or(|first| *first == 0)
+            && ascending(&self.mark_rows)
+            && ascending(&self.mark_lists)
+            && self.mark_rows.last().is_none_or(|last| *last < rows)
+            && self.mark_lists.last().is_none_or(|last| *last < self.lists)
+    }
+}

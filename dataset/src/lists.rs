@@ -33,14 +33,12 @@ pub struct ListCounter {
     lists: u64,
     /// Hash of the list under way, which the next batch may continue.
     open: Option<u64>,
-    spacing: u64,
-    pub mark_rows: Vec<u64>,
-    pub mark_lists: Vec<u64>,
+    marks: Marks,
 }
 
 impl Default for ListCounter {
     fn default() -> Self {
-        Self { rows: 0, lists: 0, open: None, spacing: 1, mark_rows: Vec::new(), mark_lists: Vec::new() }
+        Self { rows: 0, lists: 0, open: None, marks: Marks::new() }
     }
 }
 
@@ -53,46 +51,65 @@ impl ListCounter {
         self.lists
     }
 
-    /// `Err(row of the file)` where a list begins that has been before. `seen` spans the files of a dataset.
-    pub fn add(&mut self, group: &ArrayRef, seen: &mut HashSet<u64>) -> Result<(), u64> {
-        let starts = starts(group).map_err(|_| self.rows)?;
-        let ids = hashes(group, &starts).map_err(|_| self.rows)?;
+    /// Rows and numbers of the marked lists.
+    pub fn into_marks(self) -> (Vec<u64>, Vec<u64>) {
+        (self.marks.rows, self.marks.lists)
+    }
+
+    /// `Some(row of the file)` where a list begins that has been before. `seen` spans the files of a dataset.
+    pub fn add(&mut self, group: &ArrayRef, seen: &mut HashSet<u64>) -> Result<Option<u64>, ArrowError> {
+        let starts = starts(group)?;
+        let ids = hashes(group, &starts)?;
         for (start, id) in starts.iter().zip(ids) {
             if self.open == Some(id) {
                 continue;
             }
             let row = self.rows + u64::from(*start);
             if !seen.insert(id) {
-                return Err(row);
+                return Ok(Some(row));
             }
             self.open = Some(id);
-            if self.lists.is_multiple_of(self.spacing) {
-                self.mark(row);
-            }
+            self.marks.list_starts(self.lists, row);
             self.lists += 1;
         }
         self.rows += group.len() as u64;
-        Ok(())
+        Ok(None)
+    }
+}
+
+/// Evenly spread list starts, at most [`MAX_MARKS`]: when full, every other one goes and the spacing doubles.
+#[derive(Debug)]
+pub(crate) struct Marks {
+    spacing: u64,
+    pub rows: Vec<u64>,
+    pub lists: Vec<u64>,
+}
+
+impl Marks {
+    pub fn new() -> Self {
+        Self { spacing: 1, rows: Vec::new(), lists: Vec::new() }
     }
 
-    fn mark(&mut self, row: u64) {
-        if self.mark_rows.len() == MAX_MARKS {
-            let keep = |marks: &mut Vec<u64>| {
+    /// The next list of the file is list `list` and starts at row `row`.
+    pub fn list_starts(&mut self, list: u64, row: u64) {
+        if !list.is_multiple_of(self.spacing) {
+            return;
+        }
+        if self.rows.len() == MAX_MARKS {
+            for marks in [&mut self.rows, &mut self.lists] {
                 let mut index = 0;
                 marks.retain(|_| {
                     index += 1;
                     index % 2 == 1
                 });
-            };
-            keep(&mut self.mark_rows);
-            keep(&mut self.mark_lists);
+            }
             self.spacing *= 2;
-            if !self.lists.is_multiple_of(self.spacing) {
+            if !list.is_multiple_of(self.spacing) {
                 return;
             }
         }
-        self.mark_rows.push(row);
-        self.mark_lists.push(self.lists);
+        self.rows.push(row);
+        self.lists.push(list);
     }
 }
 
@@ -124,13 +141,13 @@ mod tests {
         counter.add(&ints(&[1, 1, 2]), &mut seen).unwrap();
         counter.add(&ints(&[2, 2, 3]), &mut seen).unwrap();
         assert_eq!((counter.rows(), counter.lists()), (6, 3));
-        assert_eq!(counter.mark_rows, [0, 2, 5]);
+        assert_eq!(counter.into_marks().0, [0, 2, 5]);
     }
 
     #[test]
     fn a_list_that_starts_twice_is_named_by_its_row() {
         let (mut counter, mut seen) = (ListCounter::default(), HashSet::new());
-        assert_eq!(counter.add(&ints(&[1, 2, 2, 1]), &mut seen), Err(3));
+        assert_eq!(counter.add(&ints(&[1, 2, 2, 1]), &mut seen).unwrap(), Some(3));
     }
 
     #[test]
@@ -143,9 +160,10 @@ mod tests {
     fn marks_stay_bounded_and_even() {
         let (mut counter, mut seen) = (ListCounter::default(), HashSet::new());
         let ids: Vec<i64> = (0..20_000).collect();
-        ids.chunks(1000).for_each(|chunk| counter.add(&ints(chunk), &mut seen).unwrap());
-        assert!(counter.mark_rows.len() <= MAX_MARKS);
-        assert_eq!(counter.mark_rows, counter.mark_lists);
-        assert!(counter.mark_rows.windows(2).all(|pair| pair[1] - pair[0] == 8));
+        ids.chunks(1000).for_each(|chunk| assert_eq!(counter.add(&ints(chunk), &mut seen).unwrap(), None));
+        let (rows, lists) = counter.into_marks();
+        assert!(rows.len() <= MAX_MARKS);
+        assert_eq!(rows, lists);
+        assert!(rows.windows(2).all(|pair| pair[1] - pair[0] == 8));
     }
 }

@@ -155,7 +155,13 @@ impl Opened {
             .key_value_metadata()
             .and_then(|pairs| pairs.iter().find(|pair| pair.key == layout::FOOTER_KEY))
             .and_then(|pair| serde_json::from_str::<Footer>(pair.value.as_deref().unwrap_or_default()).ok())
-            .filter(|footer| footer.version == 1);
+            .filter(|footer| footer.version == 1)
+            .filter(|footer| {
+                // Other writers copy key-value metadata along with rows that they have moved.
+                let writer = metadata.metadata().file_metadata().created_by().unwrap_or_default();
+                let rows = metadata.metadata().file_metadata().num_rows() as u64;
+                writer.starts_with("lockstep") && footer.is_sound(rows)
+            });
         let name = path.strip_prefix(root).unwrap_or(Path::new("")).to_string_lossy().into_owned();
         Ok(Self { path, name, bytes, footer_bytes, metadata, footer })
     }
@@ -179,7 +185,9 @@ impl Opened {
             }
             _ => {
                 let counter = self.scan(&columns.group, seen)?;
-                (counter.lists(), counter.mark_rows, counter.mark_lists)
+                let lists = counter.lists();
+                let (mark_rows, mark_lists) = counter.into_marks();
+                (lists, mark_rows, mark_lists)
             }
         };
         file.lists = count;
@@ -194,7 +202,7 @@ impl Opened {
             DatasetError::new(&self.path, format!("cannot read column `{group}` of `{}`: {error}", self.path.display()))
         };
         let file = File::open(&self.path).map_err(|error| broken(&error))?;
-        let mask = ProjectionMask::columns(self.metadata.parquet_schema(), [group]);
+        let mask = projection(&self.metadata, &[group]).map_err(|name| broken(&format!("there is no `{name}`")))?;
         let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone())
             .with_projection(mask)
             .with_batch_size(1 << 16)
@@ -210,17 +218,25 @@ impl Opened {
                     format!("`{}`, row {row}: column `{group}` is null; every row needs its list", self.path.display());
                 return Err(DatasetError::new(&self.path, message));
             }
-            counter.add(column, seen).map_err(|row| {
+            let again = counter.add(column, seen).map_err(|error| broken(&error))?;
+            if let Some(row) = again {
                 let message = format!(
                     "`{}`, row {row}: a list of column `{group}` starts again after other lists",
                     self.path.display()
                 );
-                DatasetError::new(&self.path, message)
-                    .hint("the rows of a list must lie together: sort the data by that column")
-            })?;
+                return Err(DatasetError::new(&self.path, message)
+                    .hint("the rows of a list must lie together: sort the data by that column"));
+            }
         }
         Ok(counter)
     }
+}
+
+/// The mask of some top-level columns, whose names may hold dots; `Err` names one that is not there.
+pub(crate) fn projection<'n>(metadata: &ArrowReaderMetadata, names: &[&'n str]) -> Result<ProjectionMask, &'n str> {
+    let index = |name: &&'n str| metadata.schema().index_of(name).map_err(|_| *name);
+    let roots: Vec<usize> = names.iter().map(index).collect::<Result<_, _>>()?;
+    Ok(ProjectionMask::roots(metadata.parquet_schema(), roots))
 }
 
 fn deltas(values: &[u64]) -> Vec<u64> {
@@ -260,6 +276,15 @@ fn resolve(file: &Opened, data: &Data) -> Result<v1::Columns, DatasetError> {
     if !has(&data.query) {
         return Err(missing("query", &data.query));
     }
+    let number = |what: &str, name: &str| match schema.field_with_name(name) {
+        Ok(field) if !field.data_type().is_numeric() => {
+            let kind = field.data_type();
+            let message = format!("`{}`: {what} column `{name}` is {kind}, not a number", file.path.display());
+            Err(DatasetError::new(&file.path, message).hint("write it as a number, or name another column in [data]"))
+        }
+        _ => Ok(()),
+    };
+    number("label", &data.label)?;
     let group = match &data.group {
         Some(group) if has(group) => group.clone(),
         Some(group) => return Err(missing("group", group)),
@@ -272,6 +297,7 @@ fn resolve(file: &Opened, data: &Data) -> Result<v1::Columns, DatasetError> {
         None if has(layout::WEIGHT) => layout::WEIGHT.to_owned(),
         None => String::new(),
     };
+    number("weight", &weight)?;
     let mut columns = v1::Columns {
         label: data.label.clone(),
         query: data.query.clone(),
@@ -283,6 +309,14 @@ fn resolve(file: &Opened, data: &Data) -> Result<v1::Columns, DatasetError> {
     let vector = has(layout::FEATURES) && list_of(schema, layout::FEATURES).is_some();
     if vector {
         columns.vector = layout::FEATURES.to_owned();
+        let width = list_of(schema, layout::FEATURES).flatten();
+        if let (Some(footer), Some(width)) = (&file.footer, width)
+            && footer.features.len() != width
+        {
+            let named = footer.features.len();
+            let message = format!("`{}` names {named} features, its list column holds {width}", file.path.display());
+            return Err(DatasetError::new(&file.path, message).hint("import the data again"));
+        }
         let own = match (&file.footer, list_of(schema, layout::FEATURES)) {
             (Some(footer), _) => footer.features.clone(),
             (None, Some(Some(length))) => (1..=length).map(|n| format!("f{n}")).collect(),

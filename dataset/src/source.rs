@@ -20,11 +20,8 @@ use arrow::{
 };
 use bytes::Bytes;
 use parquet::{
-    arrow::{
-        ProjectionMask,
-        arrow_reader::{
-            ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
-        },
+    arrow::arrow_reader::{
+        ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
     },
     errors::{ParquetError, Result as ParquetResult},
     file::{
@@ -152,7 +149,8 @@ impl ParquetSource {
         if self.atom == Atom::List {
             names.push(&self.columns.group);
         }
-        let mask = ProjectionMask::columns(opened.metadata.parquet_schema(), names);
+        let mask = manifest::projection(&opened.metadata, &names)
+            .map_err(|name| unreadable(&format!("there is no column `{name}`")))?;
         let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(
             opened.file.clone_handle(&unreadable)?,
             opened.metadata.clone(),
@@ -262,7 +260,15 @@ impl Source for ParquetSource {
             Atom::Row => range.clone(),
             Atom::List => {
                 let at = |row: usize| rows.starts.partition_point(|start| (*start as usize) < row);
-                at(range.start)..at(range.end)
+                let lists = at(range.start)..at(range.end);
+                let whole = rows.starts.get(lists.start) == Some(&(range.start as u32));
+                if lists.len() as u64 != block.atoms || !whole {
+                    let path = manifest::file_path(&self.manifest, block.file as usize);
+                    let rows = format!("rows {}..{}", range.start, range.end);
+                    let message = format!("`{}`: its footer is wrong about the lists in {rows}", path.display());
+                    return Err(DatasetError::new(&path, message).hint("import the data again"));
+                }
+                lists
             }
         };
         Ok(Decoded { rows, range, atoms })

@@ -26,13 +26,16 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
-use self::{content::Content, lists::Marks};
+use self::content::Content;
 pub use self::{
     lists::{Runs, Seen},
     schema::{Column, IdKind, Kind, TrainingSchema, WriteError},
     staging::Staging,
 };
-use crate::layout::{FOOTER_KEY, Footer};
+use crate::{
+    layout::{FOOTER_KEY, Footer},
+    lists::Marks,
+};
 
 /// Rows of a page: small enough to seek to a block, large enough to decode at full speed.
 const PAGE_ROWS: usize = 8192;

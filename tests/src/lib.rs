@@ -108,7 +108,9 @@ impl Sandbox {
     #[expect(clippy::expect_used, reason = "a test without its command cannot go on")]
     pub fn start<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Running {
         let mut command = self.command();
-        command.args(arguments).process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Nobody reads stderr as it comes: a pipe could fill, and the run stand still.
+        let log = fs::File::create(self.path("stderr.log")).expect("a log in the sandbox");
+        command.args(arguments).process_group(0).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().expect("lockstep starts");
         let lines = BufReader::new(child.stdout.take().expect("a piped stdout")).lines();
         Running { child, lines }

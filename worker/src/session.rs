@@ -149,7 +149,9 @@ impl Desk {
             let _ = reports.blocking_send(Message::Ended(ended));
         });
         if let Err(error) = spawned {
+            // The coordinator hears of it as of any worker that leaves.
             tracing::error!(%error, "no thread to train on");
+            std::process::exit(1);
         }
         tokio::spawn(async move {
             while let Some(message) = from_job.recv().await {
@@ -174,11 +176,17 @@ impl Desk {
         }
     }
 
-    /// Ends the job under way and waits until its last word is on the wire.
+    /// Ends the job under way and waits until its last word is queued for the wire.
     async fn clear(&mut self) {
-        if let Some(job) = self.job.take() {
-            job.shared.abort();
-            let _ = job.done.await;
+        let Some(mut job) = self.job.take() else { return };
+        job.shared.abort();
+        // Its last checkpoint may take a while to be written; the coordinator must not think the worker dead meanwhile.
+        let mut heartbeat = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                _ = &mut job.done => return,
+                _ = heartbeat.tick() => self.beat().await,
+            }
         }
     }
 

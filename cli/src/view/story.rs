@@ -11,6 +11,8 @@ pub struct Story {
     pub metric: Option<String>,
     pub run_id: String,
     first_progress: Option<(u64, u64)>,
+    /// Steps completed since the run's start, as far as was reported.
+    pub step: u64,
     /// Rows and seconds of training, without validation.
     pub rows: u64,
     pub train_seconds: f64,
@@ -44,6 +46,7 @@ impl Story {
             Some(Event::Progress(progress)) => {
                 // The first window ends where counting begins: what came before it is not known.
                 self.first_progress.get_or_insert((progress.step, message.unix_micros));
+                self.step = self.step.max(progress.step);
                 self.rows += progress.rows;
                 self.train_seconds += progress.seconds;
                 self.skipped_nonfinite = progress.skipped_nonfinite;

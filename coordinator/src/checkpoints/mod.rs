@@ -7,6 +7,7 @@
 //! ```
 //! Everything here blocks; the driver runs it off its own thread. Which checkpoint is the best is not decided here.
 
+pub mod best;
 pub mod publish;
 pub mod resume;
 
@@ -21,6 +22,7 @@ use std::{
 use proto::{
     RunId, RunSpec,
     checkpoint::{CheckpointManifest, MANIFEST},
+    v1,
 };
 use rustix::fs::FlockOperation;
 
@@ -189,6 +191,28 @@ fn read_manifest(path: &Path) -> Result<CheckpointManifest, String> {
         return Err(format!("`{MANIFEST}` names a file outside the checkpoint: `{}`", file.name));
     }
     Ok(manifest)
+}
+
+/// The published checkpoint that a manifest is of, as people are told of it.
+fn checkpoint_of(folder: &RunFolder, manifest: CheckpointManifest, bytes: u64, best: bool) -> v1::Checkpoint {
+    let metrics = manifest.metrics.into_iter();
+    let metrics = metrics.map(|m| v1::Metric { name: m.name, value: m.value, convention: m.convention });
+    v1::Checkpoint {
+        path: folder.step(manifest.step).to_string_lossy().into_owned(),
+        step: manifest.step,
+        epoch: manifest.epoch,
+        step_in_epoch: manifest.step_in_epoch,
+        unix_micros: manifest.unix_micros,
+        bytes,
+        metrics: metrics.collect(),
+        best,
+    }
+}
+
+/// The step that a link (`best`, `latest`) points to.
+fn linked(folder: &RunFolder, name: &str) -> Option<u64> {
+    let target = fs::read_link(folder.path().join(name)).ok()?;
+    target.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()
 }
 
 /// Every file there, at its length.

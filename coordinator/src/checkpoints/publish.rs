@@ -11,11 +11,10 @@ use std::{
 use proto::{
     RunId,
     checkpoint::{CheckpointManifest, MANIFEST},
-    v1,
 };
 use rustix::fs::{CWD, RenameFlags};
 
-use super::{BEST, Claim, LATEST, RunFolder, check_sizes, read_manifest};
+use super::{BEST, Claim, LATEST, check_sizes, checkpoint_of, linked, read_manifest};
 use crate::run::{Publication, Staged};
 
 /// One checkpoint to publish, and what stays beside it.
@@ -24,6 +23,8 @@ pub struct Job {
     pub run: RunId,
     pub staged: Staged,
     pub best: bool,
+    /// Step of the best one so far, which stays unless this one takes its place.
+    pub best_so_far: Option<u64>,
     /// The newest so many stay, beside the best one.
     pub keep: usize,
     pub keep_initial: bool,
@@ -58,7 +59,7 @@ pub fn publish(job: &Job) -> Result<Publication, String> {
     let folder = &job.claim.folder;
     let mut warnings = Vec::new();
     for (name, wanted) in [(LATEST, true), (BEST, job.best)] {
-        if wanted && let Err(error) = link(job, name, manifest.step) {
+        if wanted && let Err(error) = link(&job.claim, name, manifest.step) {
             warnings.push(format!("link `{name}` in `{}` was not moved: {error}", folder.path().display()));
         }
     }
@@ -66,18 +67,7 @@ pub fn publish(job: &Job) -> Result<Publication, String> {
         warnings.push(format!("old checkpoints in `{}` were not removed: {error}", folder.path().display()));
         Vec::new()
     });
-    let metrics = manifest.metrics.into_iter();
-    let metrics = metrics.map(|m| v1::Metric { name: m.name, value: m.value, convention: m.convention });
-    let checkpoint = v1::Checkpoint {
-        path: folder.step(manifest.step).to_string_lossy().into_owned(),
-        step: manifest.step,
-        epoch: manifest.epoch,
-        step_in_epoch: manifest.step_in_epoch,
-        unix_micros: manifest.unix_micros,
-        bytes,
-        metrics: metrics.collect(),
-        best: job.best,
-    };
+    let checkpoint = checkpoint_of(folder, manifest, bytes, job.best);
     Ok(Publication { checkpoint, pruned, warnings })
 }
 
@@ -128,14 +118,14 @@ fn appear(job: &Job, step: u64) -> io::Result<()> {
 }
 
 /// Points the link `name` at a step, by one rename too; relative, so that the folder may be moved.
-fn link(job: &Job, name: &str, step: u64) -> io::Result<()> {
-    let fresh = job.claim.staging.join(format!(".{name}"));
+pub(super) fn link(claim: &Claim, name: &str, step: u64) -> io::Result<()> {
+    let fresh = claim.staging.join(format!(".{name}"));
     match fs::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     std::os::unix::fs::symlink(format!("step-{step:08}"), &fresh)?;
-    fs::rename(&fresh, job.claim.folder.path().join(name))
+    fs::rename(&fresh, claim.folder.path().join(name))
 }
 
 /// Newest by the time they were taken: a run resumed from an early step leaves higher steps of its former life behind.
@@ -143,6 +133,7 @@ fn prune(job: &Job, just_published: u64) -> io::Result<Vec<u64>> {
     let folder = &job.claim.folder;
     let mut protected: BTreeSet<u64> = [just_published].into();
     protected.extend(linked(folder, BEST));
+    protected.extend(job.best_so_far.filter(|_| !job.best));
     if job.keep_initial {
         protected.insert(0);
     }
@@ -168,9 +159,4 @@ fn prune(job: &Job, just_published: u64) -> io::Result<Vec<u64>> {
         pruned.push(step);
     }
     Ok(pruned)
-}
-
-fn linked(folder: &RunFolder, name: &str) -> Option<u64> {
-    let target = fs::read_link(folder.path().join(name)).ok()?;
-    target.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()
 }

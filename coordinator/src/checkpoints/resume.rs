@@ -35,6 +35,7 @@ pub fn resolve_resume(
     let mut differences = of_model(spec, &verified.manifest, true)?;
     differences.extend(of_features(spec, &verified.manifest, data));
     differences.extend(of_course(spec, &verified.manifest)?);
+    differences.extend(of_columns(spec, &verified.manifest, data)?);
     if let Some(data) = data
         && data.hash != verified.manifest.dataset_hash
     {
@@ -193,11 +194,42 @@ fn of_features(spec: &RunSpec, manifest: &CheckpointManifest, data: Option<&v1::
     })
 }
 
-/// What a position means: loss and the order of the data.
+/// Which columns are what. A key that is left out means what the data has; equal data (their hash covers it) resolve it equally.
+fn of_columns(
+    spec: &RunSpec,
+    manifest: &CheckpointManifest,
+    data: Option<&v1::Manifest>,
+) -> Result<Vec<String>, CheckpointError> {
+    let (ours, theirs) = (&spec.data, spec_of(manifest)?.data);
+    let mut differences = unequal([
+        ("data.label", json!(ours.label), json!(theirs.label)),
+        ("data.query", json!(ours.query), json!(theirs.query)),
+    ]);
+    let columns = data.and_then(|data| data.columns.as_ref());
+    let other_data = data.is_some_and(|data| data.hash != manifest.dataset_hash);
+    let pairs = [
+        ("data.group", &ours.group, &theirs.group, columns.map(|columns| &columns.group)),
+        ("data.weight", &ours.weight, &theirs.weight, columns.map(|columns| &columns.weight)),
+    ];
+    for (key, ours, theirs, resolved) in pairs {
+        let ours = match (ours, resolved) {
+            (None, Some(resolved)) if theirs.is_some() => json!(resolved),
+            _ => json!(ours),
+        };
+        // Where only the checkpoint leaves it out, what it meant is told by the data alone.
+        if theirs.is_some() && !ours.is_null() || theirs.is_none() && !ours.is_null() && other_data {
+            differences.extend(unequal([(key, ours, json!(theirs))]));
+        }
+    }
+    Ok(differences)
+}
+
+/// What a position means: loss, the order of the data, and whose state the optimizer's is.
 fn of_course(spec: &RunSpec, manifest: &CheckpointManifest) -> Result<Vec<String>, CheckpointError> {
     let theirs = spec_of(manifest)?;
     Ok(unequal([
         ("loss.kind", json!(spec.loss.kind), json!(theirs.loss.kind)),
+        ("optimizer.kind", json!(spec.optimizer.kind), json!(theirs.optimizer.kind)),
         ("seed", json!(spec.seed), json!(manifest.seed)),
         ("training.batch", json!(spec.training.batch), json!(theirs.training.batch)),
         ("cluster.lanes", json!(spec.cluster.lanes), json!(manifest.lanes)),
@@ -207,5 +239,11 @@ fn of_course(spec: &RunSpec, manifest: &CheckpointManifest) -> Result<Vec<String
 
 fn unequal<const N: usize>(pairs: [(&str, serde_json::Value, serde_json::Value); N]) -> Vec<String> {
     let differing = pairs.into_iter().filter(|(_, ours, theirs)| ours != theirs);
-    differing.map(|(key, ours, theirs)| format!("`{key}` is {ours}, the checkpoint has {theirs}")).collect()
+    differing
+        .map(|(key, ours, theirs)| format!("`{key}` is {}, the checkpoint has {}", shown(&ours), shown(&theirs)))
+        .collect()
+}
+
+fn shown(value: &serde_json::Value) -> String {
+    if value.is_null() { "no value, which means the data's own".into() } else { value.to_string() }
 }

@@ -71,8 +71,8 @@ struct Live {
 }
 
 impl Driver {
-    /// Until it is told to shut down.
-    pub async fn drive(mut self, mut inbox: mpsc::Receiver<Call>, tick: Duration) {
+    /// Until it is told to shut down, or has to give up: then it says why.
+    pub async fn drive(mut self, mut inbox: mpsc::Receiver<Call>, tick: Duration) -> Option<v1::Failure> {
         let mut ticks = tokio::time::interval(tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut calls = Vec::with_capacity(TOGETHER);
@@ -93,12 +93,15 @@ impl Driver {
             } else {
                 self.settle();
             }
-            self.carry_out(farewell.is_none()).await;
+            if let Err(failure) = self.carry_out(farewell.is_none()).await {
+                self.see_everyone_off();
+                return Some(failure);
+            }
             if let Some(reply) = farewell {
                 self.see_everyone_off();
-                self.flush().await;
+                let flushed = self.flush().await;
                 let _ = reply.send(Ok(()));
-                return;
+                return flushed.err();
             }
         }
     }
@@ -175,7 +178,13 @@ impl Driver {
     }
 
     fn stop(&mut self, run: &str, now: bool, reply: Reply<()>) {
-        let answer = match self.status(run) {
+        // Whoever names none means what goes on, not what waits behind it.
+        let training = || self.state.live.values().rev().find(|live| live.run.is_training());
+        let status = match run {
+            "" => training().map_or_else(|| self.status(run), |live| Ok(self.status_of(live))),
+            run => self.status(run),
+        };
+        let answer = match status {
             Err(refusal) => Err(refusal),
             Ok(status) if status.ended_unix_micros > 0 => Err(Refusal::new(
                 RefusalKind::Conflict,

@@ -1,5 +1,6 @@
 //! Carrying out what the core decided. Everything that was decided together is recorded in one commit first; only then does any of it
-//! leave. While the disk refuses, nothing leaves: workers train on, calls wait.
+//! leave. While the disk refuses, nothing leaves: workers train on, calls wait. A coordinator of its own workers, whom nobody else can
+//! reach, does not wait for ever.
 
 use std::{sync::Arc, time::Duration, time::Instant};
 
@@ -23,6 +24,9 @@ const FLUSH_AFTER: Duration = Duration::from_secs(2);
 /// Between two tries to write to a journal that refuses.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// How long a coordinator of its own workers tries.
+const GIVE_UP_AFTER: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(10) };
+
 pub(super) enum Outgoing {
     Effect(RunId, Box<Effect>),
     Announce(Arc<v1::RunEvent>),
@@ -31,12 +35,12 @@ pub(super) enum Outgoing {
 
 impl Driver {
     /// Until nothing is left to do. `admit`: give workers that become idle to who waits for them.
-    pub(super) async fn carry_out(&mut self, admit: bool) {
+    pub(super) async fn carry_out(&mut self, admit: bool) -> Result<(), v1::Failure> {
         while !self.state.out.is_empty() {
             let (entries, out) = self.recorded();
             if !entries.is_empty() {
                 let durable = entries.iter().any(Entry::must_be_durable);
-                self.commit(entries, durable).await;
+                self.commit(entries, durable).await?;
             }
             for outgoing in out {
                 match outgoing {
@@ -55,8 +59,9 @@ impl Driver {
             }
         }
         if self.state.unflushed.is_some_and(|since| since.elapsed() > FLUSH_AFTER) {
-            self.flush().await;
+            self.flush().await?;
         }
+        Ok(())
     }
 
     /// Takes what is to go out; numbers its events.
@@ -92,25 +97,33 @@ impl Driver {
         (entries, rest)
     }
 
-    async fn commit(&mut self, entries: Vec<Entry>, durable: bool) {
+    async fn commit(&mut self, entries: Vec<Entry>, durable: bool) -> Result<(), v1::Failure> {
         let entries = Arc::new(entries);
+        let began = Instant::now();
         loop {
             let (journal, written) = (self.journal.clone(), Arc::clone(&entries));
             let committed = tokio::task::spawn_blocking(move || journal.commit(&written, durable)).await;
             match committed {
                 Ok(Ok(())) => break,
-                Ok(Err(error)) => complain(&error),
+                Ok(Err(error)) => {
+                    complain(&error);
+                    if self.own_workers && began.elapsed() >= GIVE_UP_AFTER {
+                        return Err(self.journal.failure(&error));
+                    }
+                }
                 Err(error) => tracing::error!(%error, "journal writer ended"),
             }
             tokio::time::sleep(TRY_AGAIN_AFTER).await;
         }
         self.state.unflushed = if durable { None } else { self.state.unflushed.or_else(|| Some(Instant::now())) };
+        Ok(())
     }
 
-    pub(super) async fn flush(&mut self) {
+    pub(super) async fn flush(&mut self) -> Result<(), v1::Failure> {
         if self.state.unflushed.is_some() {
-            self.commit(Vec::new(), true).await;
+            self.commit(Vec::new(), true).await?;
         }
+        Ok(())
     }
 
     fn perform(&mut self, run: &RunId, effect: Effect) {
@@ -151,10 +164,13 @@ impl Driver {
         let Some(live) = self.state.live.get(run) else { return };
         let (inbox, build) = (self.inbox.clone(), Arc::clone(&self.build_manifest));
         let (id, spec, resume_from) = (run.clone(), live.submission.spec.clone(), live.submission.resume_from.clone());
+        let best_by = live.run.plan().best_by.clone();
         let started = self.nursery.spawn(async move {
             let run = id.clone();
-            let prepared =
-                tokio::task::spawn_blocking(move || preparation::prepare(&id, &spec, &resume_from, &*build)).await;
+            let prepared = tokio::task::spawn_blocking(move || {
+                preparation::prepare(&id, &spec, &resume_from, best_by.as_deref(), &*build)
+            })
+            .await;
             let outcome = match prepared {
                 Ok(outcome) => outcome.map(Box::new),
                 Err(_) => Err(broken("preparing the run broke off", "the coordinator's log says where")),
@@ -176,6 +192,7 @@ impl Driver {
             run: run.clone(),
             staged,
             best,
+            best_so_far: live.run.best().map(|best| best.step),
             keep: checkpoint.keep,
             keep_initial: checkpoint.initial,
         };

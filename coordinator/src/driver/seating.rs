@@ -36,6 +36,7 @@ impl Driver {
             validation: preparation.validation.clone(),
             threads: 0,
             resume_from: preparation.resume_from.clone(),
+            start_from: preparation.start_from.clone(),
             staging: preparation.claim.staging.to_string_lossy().into_owned(),
             // Another one each time: a peer of a former generation does not know it.
             secret: u64::try_from(ulid::Ulid::new().random() & u128::from(u64::MAX)).unwrap_or_default(),

@@ -52,7 +52,8 @@ impl Run {
         self.dataset_hash = prepared.dataset_hash;
         self.step = prepared.resumed_at.unwrap_or_default();
         self.resumed = prepared.resumed_at.is_some();
-        self.best_score = prepared.best;
+        self.best_score = prepared.best_score;
+        self.best = prepared.best;
         for message in prepared.warnings {
             effects.push(Effect::Emit(Notice::Warning(v1::Warning { message })));
         }
@@ -82,6 +83,8 @@ impl Run {
     ) {
         let Some(gathering) = self.gathering() else { return };
         if gathering.members.remove(&worker) {
+            // Whoever is to come in its place has the whole time again.
+            gathering.since = now;
             gathering.note(format!("worker `{worker}` left before the run began: {}", cause.why));
             effects.push(self.standing_notice(now));
         }

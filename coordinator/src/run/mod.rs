@@ -78,8 +78,9 @@ pub struct Prepared {
     pub dataset_hash: String,
     /// Steps that the checkpoint resumed from had completed; absent: a fresh start.
     pub resumed_at: Option<u64>,
-    /// Best value of the metric before this run.
-    pub best: Option<f64>,
+    /// The best checkpoint that an earlier life of the run has left, and its score; higher is better.
+    pub best: Option<v1::Checkpoint>,
+    pub best_score: Option<f64>,
     pub warnings: Vec<String>,
 }
 
@@ -197,6 +198,11 @@ impl Verdict {
 }
 
 pub(crate) const RESUME_HINT: &str = "resume with `lockstep train run.toml --resume`";
+
+/// What a checkpoint is worth by a metric: higher is better, and one without the metric cannot be compared.
+pub(crate) fn metric_score<'a>(name: &str, mut metrics: impl Iterator<Item = (&'a str, f64)>) -> Option<f64> {
+    metrics.find(|(found, _)| *found == name).map(|(_, value)| value)
+}
 
 enum Phase {
     Gathering(Gathering),
@@ -358,12 +364,20 @@ impl Run {
         &self.plan
     }
 
+    pub fn best(&self) -> Option<&v1::Checkpoint> {
+        self.best.as_ref()
+    }
+
     pub fn generation(&self) -> Generation {
         self.generation
     }
 
     pub fn has_ended(&self) -> bool {
         matches!(self.phase, Phase::Ended { .. })
+    }
+
+    pub fn is_training(&self) -> bool {
+        matches!(self.phase, Phase::Training(_))
     }
 
     pub fn is_gathering(&self) -> bool {

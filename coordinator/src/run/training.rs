@@ -6,6 +6,7 @@ use proto::{Generation, WorkerId, v1};
 
 use super::{
     Departure, Effect, JobEnd, Notice, Order, Phase, Publication, RESUME_HINT, Record, Report, Run, Staged, Verdict,
+    metric_score,
 };
 use crate::clock::Timestamp;
 
@@ -13,7 +14,10 @@ use crate::clock::Timestamp;
 /// a session that merely closed. Work is not at stake any more.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Checkpoints waiting to be published, beyond which disks are plainly too slow and new ones are dropped with a warning.
+/// How long a failing generation is waited for where rank 0 lives and may still be writing a checkpoint.
+const WRITER_GRACE: Duration = Duration::from_secs(10);
+
+/// Checkpoints waiting to be published, beyond which disks are plainly too slow and the oldest is dropped with a warning.
 const STAGED_AT_MOST: usize = 8;
 
 pub(super) struct Training {
@@ -21,6 +25,8 @@ pub(super) struct Training {
     pub seated: Timestamp,
     publishing: Option<Publishing>,
     staged: VecDeque<(WorkerId, Staged)>,
+    /// Of the newest staged one, where it could not be published.
+    unpublished: Option<Unpublished>,
     pub stopping: Option<Stopping>,
     pub ending: Option<Ending>,
 }
@@ -45,6 +51,11 @@ struct Publishing {
     staged: Staged,
     score: Option<f64>,
     best: bool,
+}
+
+struct Unpublished {
+    step: u64,
+    why: String,
 }
 
 pub(super) struct Stopping {
@@ -73,7 +84,15 @@ enum Weight {
 impl Training {
     pub fn new(members: &[WorkerId], seated: Timestamp, step: u64) -> Self {
         let members = members.iter().map(|&worker| Member { worker, step, end: None }).collect();
-        Self { members, seated, publishing: None, staged: VecDeque::new(), stopping: None, ending: None }
+        Self {
+            members,
+            seated,
+            publishing: None,
+            staged: VecDeque::new(),
+            unpublished: None,
+            stopping: None,
+            ending: None,
+        }
     }
 
     pub fn rank(&self, worker: WorkerId) -> Option<usize> {
@@ -94,6 +113,11 @@ impl Training {
 
     pub fn all_ended(&self) -> bool {
         self.still_at_work() == 0
+    }
+
+    /// Rank 0 writes the checkpoints: until it has said how it ended, or is gone, one may be under way.
+    fn may_be_writing(&self) -> bool {
+        self.members.first().is_some_and(|member| member.end.is_none())
     }
 
     pub fn publishes(&self, path: &Path) -> bool {
@@ -152,15 +176,16 @@ impl Run {
 
     fn staged(&mut self, worker: WorkerId, staged: Staged, effects: &mut Vec<Effect>) {
         let Some(training) = self.training() else { return };
-        if training.staged.len() >= STAGED_AT_MOST {
-            effects.push(warning(format!(
-                "checkpoint of step {} was not published: {STAGED_AT_MOST} earlier ones still wait for the disk",
-                staged.checkpoint.step
-            )));
-            effects.push(Effect::Answer { worker, staged: staged.path, published: None });
-            return;
-        }
         training.staged.push_back((worker, staged));
+        if training.staged.len() > STAGED_AT_MOST
+            && let Some((worker, oldest)) = training.staged.pop_front()
+        {
+            effects.push(warning(format!(
+                "checkpoint of step {} was not published: {STAGED_AT_MOST} newer ones wait for the disk",
+                oldest.checkpoint.step
+            )));
+            effects.push(Effect::Answer { worker, staged: oldest.path, published: None });
+        }
         self.publish_next(effects);
     }
 
@@ -172,7 +197,10 @@ impl Run {
         }
         let Some((worker, staged)) = training.staged.pop_front() else { return };
         let score = self.score(&staged.checkpoint);
-        let best = score.is_some_and(|score| self.best_score.is_none_or(|best| score > best));
+        let better = score.is_some_and(|score| self.best_score.is_none_or(|best| score > best));
+        // A resumed run may come by the best one's step again: it takes that one's place on disk.
+        let same_step = self.best.as_ref().is_some_and(|best| best.step == staged.checkpoint.step);
+        let best = better || same_step;
         if let Some(training) = self.training() {
             training.publishing = Some(Publishing { worker, staged: staged.clone(), score, best });
         }
@@ -182,7 +210,10 @@ impl Run {
     /// Higher is better. A checkpoint between validations carries the older metrics, so equal is not better.
     fn score(&self, checkpoint: &v1::Checkpoint) -> Option<f64> {
         let score = match &self.plan.best_by {
-            Some(name) => checkpoint.metrics.iter().find(|metric| metric.name == *name).map(|metric| metric.value),
+            Some(name) => {
+                let metrics = checkpoint.metrics.iter().map(|metric| (metric.name.as_str(), metric.value));
+                metric_score(name, metrics)
+            }
             None if checkpoint.step == 0 => None,
             None => match (&self.last_epoch, &self.progress) {
                 (Some(epoch), _) if epoch.step == checkpoint.step => Some(-epoch.train_loss),
@@ -202,6 +233,10 @@ impl Run {
     ) {
         let Some(publishing) = self.training().and_then(|training| training.publishing.take()) else { return };
         let (worker, staged) = (publishing.worker, path.to_owned());
+        if let Some(training) = self.training() {
+            let step = publishing.staged.checkpoint.step;
+            training.unpublished = outcome.as_ref().err().map(|why| Unpublished { step, why: why.clone() });
+        }
         match outcome {
             Ok(publication) => {
                 let checkpoint = v1::Checkpoint { best: publishing.best, ..publication.checkpoint };
@@ -338,7 +373,8 @@ impl Run {
             if failure.hint == RESUME_HINT && nothing_to_resume {
                 failure.hint = "it had no checkpoint yet: start it again".into();
             }
-            (explained || now.since(ending.since) >= GRACE).then_some(Verdict::Failed(failure))
+            let grace = if training.may_be_writing() { WRITER_GRACE } else { GRACE };
+            (explained || now.since(ending.since) >= grace).then_some(Verdict::Failed(failure))
         } else if let Some(stopping) = training.stopping.as_ref().filter(|stopping| stopping.at_once) {
             (all_ended || now.since(stopping.since) >= GRACE)
                 .then(|| Verdict::Stopped { reason: format!("stopped at once on request, after step {step}") })
@@ -349,6 +385,9 @@ impl Run {
                 _ => None,
             });
             Some(match reason {
+                Some(_) if !stopped && training.unpublished.is_some() => {
+                    Verdict::Failed(training.unpublished.as_ref().map(Unpublished::failure).unwrap_or_default())
+                }
                 Some(reason) if !stopped => Verdict::Succeeded { reason: format!("{reason}, step {step}") },
                 _ => Verdict::Stopped { reason: format!("stopped on request at step {step}") },
             })
@@ -357,6 +396,19 @@ impl Run {
         };
         if let Some(verdict) = verdict {
             self.end(now, verdict, effects);
+        }
+    }
+}
+
+impl Unpublished {
+    fn failure(&self) -> v1::Failure {
+        v1::Failure {
+            message: format!("the last checkpoint, of step {}, could not be published", self.step),
+            causes: vec![self.why.clone()],
+            hint: "check the space and the permissions where `checkpoint.dir` is, then resume from the newest checkpoint, \
+                   or start again where there is none"
+                .into(),
+            input_is_wrong: false,
         }
     }
 }

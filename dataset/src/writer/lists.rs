@@ -10,7 +10,7 @@ use arrow::datatypes::Int64Type;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::WriteError;
-use crate::{layout::MAX_MARKS, seeded::mix};
+use crate::seeded::mix;
 
 /// Finds where runs of equal ids start, over chunks.
 #[derive(Debug, Default)]
@@ -133,41 +133,5 @@ impl Hasher for AsIs {
 
     fn write_u64(&mut self, hash: u64) {
         self.0 = hash;
-    }
-}
-
-/// Evenly spread list starts, at most [`MAX_MARKS`]: when full, every other one goes and the spacing doubles.
-#[derive(Debug)]
-pub(super) struct Marks {
-    spacing: u64,
-    pub rows: Vec<u64>,
-    pub lists: Vec<u64>,
-}
-
-impl Marks {
-    pub fn new() -> Self {
-        Self { spacing: 1, rows: Vec::new(), lists: Vec::new() }
-    }
-
-    /// The next list of the file is list `list` and starts at row `row`.
-    pub fn list_starts(&mut self, list: u64, row: u64) {
-        if !list.is_multiple_of(self.spacing) {
-            return;
-        }
-        if self.rows.len() == MAX_MARKS {
-            for marks in [&mut self.rows, &mut self.lists] {
-                let mut index = 0;
-                marks.retain(|_| {
-                    index += 1;
-                    index % 2 == 1
-                });
-            }
-            self.spacing *= 2;
-            if !list.is_multiple_of(self.spacing) {
-                return;
-            }
-        }
-        self.rows.push(row);
-        self.lists.push(list);
     }
 }

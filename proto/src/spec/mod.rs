@@ -164,6 +164,12 @@ pub enum LossKind {
     ApproxNdcg,
 }
 
+impl fmt::Display for LossKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
 impl LossKind {
     /// Pointwise losses count rows; the others count lists.
     pub fn is_pointwise(self) -> bool {

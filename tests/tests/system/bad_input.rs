@@ -88,6 +88,16 @@ fn a_label_outside_the_losss_domain_is_refused() {
 }
 
 #[test]
+fn data_without_a_single_pair_is_refused_after_an_epoch_that_taught_nothing() {
+    let sandbox = prepared();
+    let rows: String = (0..40).map(|row| format!("{},1,0.{row}\n", row / 4)).collect();
+    sandbox.write("flat.csv", &format!("query_id,label,f\n{rows}"));
+    sandbox.lockstep(&["import", "csv", "flat.csv", "--out", "flat"]).ok();
+    let more = ["--set", "data.train=flat", "--set", "data.validation=flat", "--set", "loss.kind=lambdarank"];
+    refused(&sandbox, &more, 2, &["lambdarank", "two different labels"]);
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     let sandbox = prepared();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -47,8 +47,19 @@ fn global_batches(spec: &RunSpec, root: &Path) -> Vec<Vec<Vec<u64>>> {
 fn five_epochs_of_whole_batches_give_pytorchs_weights_for_one_two_and_three_workers() {
     let sandbox = Sandbox::new();
     small_dataset(&sandbox, 120, "binary");
-    for (kind, normalize) in [("bce", "standard"), ("listnet", "log1p")] {
-        let rows = if kind == "bce" { 1 << 20 } else { 1 << 16 };
+    // AdamW's update forgives a gradient scaled as a whole; SGD's and a clipped one do not.
+    let adamw = "learning_rate = 1e-2";
+    let sgd = "kind = \"sgd\"\nlearning_rate = 0.05\nmomentum = 0.9";
+    let mlp = "hidden = [64, 32]";
+    let dcn = "kind = \"dcn_v2\"\nhidden = [16]\ncross_layers = 2";
+    let cases = [
+        ("bce", "standard", mlp, adamw, ""),
+        ("listnet", "log1p", mlp, adamw, ""),
+        ("mse", "standard", mlp, sgd, "accumulate = 3"),
+        ("ranknet", "standard", dcn, sgd, "clip_norm = 0.05"),
+    ];
+    for (kind, normalize, model, optimizer, training) in cases {
+        let rows = if matches!(kind, "bce" | "mse") { 1 << 20 } else { 1 << 16 };
         let run = format!(
             r#"
             name = "parity-{kind}"
@@ -56,15 +67,16 @@ fn five_epochs_of_whole_batches_give_pytorchs_weights_for_one_two_and_three_work
             [data]
             train = "data/train"
             [model]
-            hidden = [64, 32]
+            {model}
             normalize = "{normalize}"
             [loss]
             kind = "{kind}"
             [training]
             epochs = 5
             batch = {rows}
+            {training}
             [optimizer]
-            learning_rate = 1e-2
+            {optimizer}
             [schedule]
             kind = "cosine"
             [checkpoint]

@@ -3,7 +3,7 @@
 use super::Reason;
 use super::monitor::Fate;
 use super::shm::{self, Shm};
-use super::tcp::Tcp;
+use super::tcp::{self, Tcp};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::io::IoSlice;
 use std::time::{Duration, Instant};
@@ -21,6 +21,15 @@ pub struct Interest {
 }
 
 impl Link {
+    /// How much to move at once. Through memory, little enough that the peer begins to add while this rank still copies; over a socket,
+    /// where a call costs more and the kernel overlaps both sides, as much as one call receives.
+    pub fn chunk(&self) -> usize {
+        match self {
+            Link::Shm(_) => 64 << 10,
+            Link::Tcp(_) => tcp::BUFFER,
+        }
+    }
+
     /// Takes as much of `pieces` as fits; 0: nothing does now.
     pub fn send(&mut self, pieces: &[IoSlice<'_>]) -> Result<usize, Reason> {
         match self {

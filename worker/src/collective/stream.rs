@@ -6,9 +6,6 @@ use super::link::Link;
 use std::io::IoSlice;
 use std::ops::Range;
 
-/// How much moves at once: small enough that a peer begins to add while this rank still copies.
-const CHUNK: usize = 64 << 10;
-
 /// Which operation a stream belongs to. Two ranks that disagree would wait for each other for ever, or add what must not be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
@@ -140,7 +137,7 @@ impl<'a> Outgoing<'a> {
             pieces[0] = IoSlice::new(&self.head[self.head_sent..]);
             count = 1;
         }
-        let mut left = limit.min(self.cursor.total).saturating_sub(self.cursor.done).min(CHUNK);
+        let mut left = limit.min(self.cursor.total).saturating_sub(self.cursor.done).min(link.chunk());
         let (mut leg, mut at) = (self.cursor.leg, self.cursor.at);
         while left > 0 && count < pieces.len() {
             let range = &self.cursor.legs[leg].range;
@@ -206,7 +203,7 @@ impl<'a> Incoming<'a> {
             self.head_seen = true;
             moved = true;
         }
-        let left = limit.min(self.cursor.total).saturating_sub(self.cursor.done).min(CHUNK);
+        let left = limit.min(self.cursor.total).saturating_sub(self.cursor.done).min(link.chunk());
         let Some(leg) = self.cursor.legs.get(self.cursor.leg) else { return Ok(moved) };
         let begin = leg.range.start + self.cursor.at;
         let range = begin..leg.range.end.min(begin + left);

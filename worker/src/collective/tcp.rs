@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 /// What is received to be added passes through here, and stays in the core's cache meanwhile.
-const BUFFER: usize = 256 << 10;
+pub const BUFFER: usize = 512 << 10;
 
 /// Sets what every connection of a group needs: no delay, no blocking, and an end to a peer's silence.
 pub fn prepare(stream: &TcpStream, silence: Duration) -> io::Result<()> {

@@ -97,12 +97,27 @@ impl Writer {
         matches!(self.every, Every::Time(every) if self.sender.is_some() && self.last_time.elapsed() >= every)
     }
 
+    /// Waits until all that was given is written.
+    fn finish(&mut self) {
+        drop(self.sender.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+
     fn is_due(&self, step: u64, steps_per_epoch: u64) -> bool {
         match self.every {
             Every::Epochs(epochs) => step.is_multiple_of(steps_per_epoch * epochs.get()),
             Every::Steps(steps) => step.is_multiple_of(steps.get()),
             Every::Time(_) => false,
         }
+    }
+}
+
+/// However a job ends, what was given to the thread is written and announced before its last word.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.finish();
     }
 }
 
@@ -124,10 +139,7 @@ impl Job {
     /// Saves the state at the end, and waits until all that was saved is written.
     pub(super) fn save_last(&mut self) -> Result<(), JobError> {
         self.save()?;
-        drop(self.writer.sender.take());
-        if let Some(thread) = self.writer.thread.take() {
-            let _ = thread.join();
-        }
+        self.writer.finish();
         match self.writer.failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take() {
             Some(error) => Err(JobError::failed(
                 format!("the last checkpoint could not be written: {error}"),

@@ -39,26 +39,33 @@ use crate::{
 pub struct Shared {
     pub stop: AtomicBool,
     pub checkpoint: AtomicBool,
-    pub abort: AtomicBool,
+    pub abort: Arc<AtomicBool>,
     /// Steps completed.
     pub step: AtomicU64,
     aborter: std::sync::Mutex<Option<Aborter>>,
 }
 
 impl Shared {
-    /// Ends the job without a word to its peers' liking: whatever it waits for in a collective is let go.
+    /// Ends the job at once: whatever it waits for in a collective is let go.
     pub fn abort(&self) {
-        self.abort.store(true, Ordering::Relaxed);
+        self.abort.store(true, Ordering::SeqCst);
         if let Some(aborter) = &*self.aborter.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) {
             aborter.abort();
         }
     }
 
+    /// From here on an abort reaches this collective too.
     fn watch(&self, aborter: Aborter) {
-        if self.abort.load(Ordering::Relaxed) {
+        // Stored before the flag is read: an abort in between finds the aborter, an abort before is seen in the flag.
+        *self.aborter.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(aborter.clone());
+        if self.abort.load(Ordering::SeqCst) {
             aborter.abort();
         }
-        *self.aborter.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(aborter);
+    }
+
+    /// For work that waits in no collective: an error once the job is aborted.
+    fn go_on(&self) -> Result<(), JobError> {
+        if self.abort.load(Ordering::Relaxed) { Err(Lost::aborted().into()) } else { Ok(()) }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Reports: what leaves a job for the coordinator, through a bounded channel, never waiting on a step's path.
+//! Reports: what leaves a job for the coordinator, through a bounded channel. Windows of steps never wait for it; what must not be
+//! lost (epochs, checkpoints) waits where the channel is full.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use super::{Agreed, Job};
 /// A window of steps is reported at most this often.
 const WINDOW: Duration = Duration::from_millis(200);
 
-/// The way out, and the window under way. Every rank reports the same; the coordinator takes rank 0's.
+/// The way out, and the window under way. All ranks would report the same: rank 0 does.
 #[derive(Debug)]
 pub struct Reports {
     sender: mpsc::Sender<Message>,
@@ -63,8 +64,8 @@ impl Reports {
 }
 
 impl Job {
-    /// Adds a step to the window, and reports the window where it is time.
-    pub(super) fn report(&mut self, step: u64, agreed: &Agreed) {
+    /// Adds a step to the window, its loss where that counts, and reports the window where it is time.
+    pub(super) fn report(&mut self, step: u64, agreed: &Agreed, counts: bool) {
         if self.seat.rank != 0 {
             return;
         }
@@ -75,8 +76,10 @@ impl Job {
         }
         reports.window.rows += agreed.rows;
         reports.window.lists += agreed.lists;
-        reports.loss += agreed.terms.loss;
-        reports.denominator += agreed.terms.denominator;
+        if counts {
+            reports.loss += agreed.terms.loss;
+            reports.denominator += agreed.terms.denominator;
+        }
         let elapsed = reports.began.elapsed();
         if reports.said_something && elapsed < WINDOW && !position.ends_epoch {
             return;

@@ -43,7 +43,7 @@ impl Job {
         let device = device(spec.cluster.device)?;
         tch::set_num_threads(seat.threads.max(1) as i32);
         let _no_graph = tch::no_grad_guard();
-        let collective = connect(&seat, listener)?;
+        let collective = connect(&seat, listener, &shared)?;
         shared.watch(collective.aborter());
         let train = seat.train.clone().unwrap_or_default();
         let (lane_count, block_bytes) = (spec.cluster.lanes, spec.data.block_bytes.as_u64());
@@ -76,9 +76,10 @@ impl Job {
         })?;
         let hash = Arc::new(OnceLock::new());
         let (cell, atoms) = (Arc::clone(&hash), blocks.atoms);
-        thread::spawn(move || {
-            // Summed up beside the first epoch; it depends on nothing but the number of atoms.
-            let _ = cell.set(lanes::expected_hash(atoms));
+        // Summed up beside the first epoch; it depends on nothing but the number of atoms. Without a thread it is summed when needed.
+        let summing = thread::Builder::new().name("audit".into());
+        let _ = summing.spawn(move || {
+            cell.get_or_init(|| lanes::expected_hash(atoms));
         });
         let mut job = Self {
             objective: Objective::new(spec.loss),
@@ -96,7 +97,7 @@ impl Job {
             nonfinite_in_a_row: 0,
             gradient_norm: 0.0,
             improved: false,
-            piece_rows: piece_rows(&spec, features),
+            piece_rows: piece_rows(&spec, features, seat.threads as usize),
             scores: Vec::new(),
             gradient: Vec::new(),
             collective,
@@ -112,8 +113,9 @@ impl Job {
         if !job.seat.resume_from.is_empty() {
             let folder = job.seat.resume_from.clone();
             job.resume(Path::new(&folder))?;
-        } else if let Some(folder) = job.spec.model.start_from.clone() {
-            job.load_model(&folder)?;
+        } else if !job.seat.start_from.is_empty() {
+            let folder = job.seat.start_from.clone();
+            job.load_model(Path::new(&folder))?;
         } else if job.spec.model.normalize != Normalize::None {
             job.take_statistics(&source, &blocks)?;
         }
@@ -134,6 +136,7 @@ impl Job {
         let mut packed = Vec::new();
         for read in reader::scan(Arc::clone(source), Arc::clone(blocks), mine) {
             let (_, decoded) = read?;
+            self.shared.go_on()?;
             let rows = &decoded.rows.features[decoded.range.start * features..decoded.range.end * features];
             Statistics::of(kind, rows, features).pack(&mut packed);
         }
@@ -156,13 +159,13 @@ fn device(wanted: spec::Device) -> Result<Device, JobError> {
     match wanted {
         spec::Device::Auto | spec::Device::Cpu => Ok(Device::Cpu),
         spec::Device::Cuda => Err(JobError::wrong_input(
-            "this worker has no CUDA: its libtorch was built for CPUs",
+            "cluster.device is \"cuda\", and this worker computes on CPUs only",
             "set cluster.device = \"cpu\" or leave it at \"auto\"",
         )),
     }
 }
 
-fn connect(seat: &v1::Seat, listener: &TcpListener) -> Result<Box<dyn Collective>, JobError> {
+fn connect(seat: &v1::Seat, listener: &TcpListener, shared: &Shared) -> Result<Box<dyn Collective>, JobError> {
     if seat.world == 1 {
         return Ok(Box::new(Solo::default()));
     }
@@ -177,7 +180,8 @@ fn connect(seat: &v1::Seat, listener: &TcpListener) -> Result<Box<dyn Collective
         peers.push(ring::PeerAddress { worker: peer.worker.clone(), address, machine: peer.machine.clone() });
     }
     let group = ring::GroupId { run: seat.run_id.clone(), generation: seat.generation, secret: seat.secret };
-    let ring = ring::connect(listener, seat.rank as usize, &peers, &group, &ring::Options::default())
+    let options = ring::Options { cancelled: Arc::clone(&shared.abort), ..Default::default() };
+    let ring = ring::connect(listener, seat.rank as usize, &peers, &group, &options)
         .map_err(|error| JobError::failed(error.to_string(), "can the workers' machines reach one another?"))?;
     Ok(Box::new(ring))
 }
@@ -185,8 +189,7 @@ fn connect(seat: &v1::Seat, listener: &TcpListener) -> Result<Box<dyn Collective
 /// Activations of one piece, forward and backward, on a CPU: about a second-level cache a core.
 const PIECE_BYTES: usize = 1 << 20;
 
-fn piece_rows(spec: &RunSpec, features: usize) -> usize {
+fn piece_rows(spec: &RunSpec, features: usize, threads: usize) -> usize {
     let units: usize = spec.model.hidden.iter().sum::<usize>() + features * (1 + spec.model.cross_layers.unwrap_or(0));
-    let threads = spec.training.threads.unwrap_or(1).max(1);
-    (threads * PIECE_BYTES / (4 * 2 * units.max(1))).max(256)
+    (threads.max(1) * PIECE_BYTES / (4 * 2 * units.max(1))).max(256)
 }

@@ -18,6 +18,13 @@ use crate::{
 pub fn train(job: &mut Job) -> Result<Outcome, JobError> {
     let _no_graph = tch::no_grad_guard();
     job.save_initial()?;
+    // A run that was killed after its last epoch and before its end has nothing left but to end.
+    if job.step > 0
+        && job.step.is_multiple_of(job.steps_per_epoch)
+        && let Some(why) = job.patience_is_over()
+    {
+        return job.finish(why);
+    }
     for step in job.step..job.total_steps() {
         job.read(step)?;
         let terms = job.forward_backward(step)?;
@@ -25,8 +32,8 @@ pub fn train(job: &mut Job) -> Result<Outcome, JobError> {
             Reduced::ByAll(agreed) => agreed,
             Reduced::PeerLost(lost) => return Err(lost.into()),
         };
-        job.apply(step, &agreed)?;
-        job.report(step, &agreed);
+        let counts = job.apply(step, &agreed)?;
+        job.report(step, &agreed, counts);
         let verdict = job.end_epoch_if_due(step)?;
         job.save_if_due(step, agreed.order)?;
         if let Some(why) = verdict {
@@ -97,12 +104,13 @@ impl Job {
         terms
     }
 
-    /// Divides by the global denominator, clips, updates; or skips the step, as all ranks do.
-    fn apply(&mut self, step: u64, agreed: &Agreed) -> Result<(), JobError> {
+    /// Divides by the global denominator, clips, updates; or skips the step, as all ranks do. Whether its loss counts.
+    fn apply(&mut self, step: u64, agreed: &Agreed) -> Result<bool, JobError> {
         let position = self.position(step);
         let (values, gradients) = self.network.parameters.slices();
         let norm = sum_of_squares(gradients).sqrt() / agreed.terms.denominator.max(f64::MIN_POSITIVE);
-        if agreed.nonfinite || !norm.is_finite() {
+        let finite = !agreed.nonfinite && norm.is_finite();
+        if !finite {
             self.state.skipped_nonfinite += 1;
             self.nonfinite_in_a_row += 1;
         } else {
@@ -128,24 +136,23 @@ impl Job {
         if self.nonfinite_in_a_row >= self.spec.training.max_nonfinite {
             return Err(self.diverged(step));
         }
-        Ok(())
+        Ok(finite)
     }
 
     fn diverged(&self, step: u64) -> JobError {
-        let files = self.seat.train.as_ref().map(|manifest| &manifest.files);
         let places: Vec<String> = self
             .data
             .provenance()
             .into_iter()
             .take(3)
             .filter_map(|(file, first, end)| {
-                let path = &files?.get(file as usize)?.path;
-                Some(format!("{path} rows {first}..{end}"))
+                let path = dataset::manifest::file_path(self.seat.train.as_ref()?, file as usize);
+                Some(format!("`{}` rows {first}..{end}", path.display()))
             })
             .collect();
         JobError::failed(
             format!(
-                "loss or gradient was not finite for {} steps in a row, the last being step {step} of epoch {}, which rank {} read from {}",
+                "loss or gradient was not finite for {} steps in a row, the last being step {step} of epoch {}, when rank {} was reading {}",
                 self.nonfinite_in_a_row,
                 step / self.steps_per_epoch,
                 self.seat.rank,

@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use dataset::reader;
+use dataset::{lanes, reader};
 use proto::v1::{self, worker_message::Message};
 use ranking::metrics::{Evaluator, Metric};
 
@@ -22,6 +22,12 @@ impl Job {
         }
         let train_seconds = self.epoch_began.elapsed().as_secs_f64();
         let audit = self.audited(position.epoch)?;
+        if self.state.epoch_denominator == 0.0 && self.state.skipped_nonfinite == 0 {
+            return Err(JobError::wrong_input(
+                format!("a whole epoch held nothing for loss `{}` to learn from", self.spec.loss.kind),
+                "pairwise losses need lists with two different labels, listwise ones a label above 0, pointwise ones a weight above 0",
+            ));
+        }
         let began = Instant::now();
         self.metrics = self.validate(position.epoch)?;
         let train_loss = self.state.epoch_loss / self.state.epoch_denominator;
@@ -53,16 +59,20 @@ impl Job {
         self.epoch_began = Instant::now();
         self.reports.restart_clock();
         self.improved = improved;
-        Ok(self.spec.training.early_stopping.as_ref().and_then(|stopping| {
-            let waited = self.state.epochs_without_improvement;
-            (waited >= stopping.patience)
-                .then(|| format!("early stopping: {} did not improve for {waited} epochs", stopping.metric))
-        }))
+        Ok(self.patience_is_over())
+    }
+
+    /// Why the run ends early, where it does.
+    pub(super) fn patience_is_over(&self) -> Option<String> {
+        let stopping = self.spec.training.early_stopping.as_ref()?;
+        let waited = self.state.epochs_without_improvement;
+        (waited >= stopping.patience)
+            .then(|| format!("early stopping: {} did not improve for {waited} epochs", stopping.metric))
     }
 
     /// Compares what the epoch's steps carried with what the manifest says they must.
     fn audited(&self, epoch: u64) -> Result<v1::Audit, JobError> {
-        let expected = *self.audit.hash.wait();
+        let expected = *self.audit.hash.get_or_init(|| lanes::expected_hash(self.audit.atoms));
         let audit = v1::Audit {
             rows: self.state.epoch_rows,
             atoms: self.state.epoch_atoms,
@@ -107,13 +117,22 @@ impl Job {
         let (mut sums, mut values) = (Vec::new(), vec![0.0; metrics.len()]);
         let mut not_finite = 0.0;
         for read in reader::scan(Arc::clone(&scoring.source), Arc::clone(&blocks), mine) {
-            let (_, decoded) = read?;
+            let (block, decoded) = read?;
+            self.shared.go_on()?;
             let rows = &decoded.rows;
             let features = rows.features.len() / rows.rows().max(1);
-            let x = &rows.features[decoded.range.start * features..decoded.range.end * features];
-            let x = memory::rows(x, decoded.range.len()).to_device(self.device);
+            let labels = &rows.labels[decoded.range.clone()];
+            if let Some(row) = labels.iter().position(|label| !(0.0..=31.0).contains(label)) {
+                return Err(self.label_without_gain(block, row, labels[row]));
+            }
             self.scores.resize(decoded.range.len(), 0.0);
-            self.network.score(&x).copy_data(&mut self.scores, decoded.range.len());
+            // In pieces, which follow from the block and the model alone: a block of wide activations would fill the memory.
+            for (piece, scores) in self.scores.chunks_mut(self.piece_rows).enumerate() {
+                let first = decoded.range.start + piece * self.piece_rows;
+                let x = &rows.features[first * features..(first + scores.len()) * features];
+                let x = memory::rows(x, scores.len()).to_device(self.device);
+                self.network.score(&x).copy_data(scores, scores.len());
+            }
             if self.scores.iter().any(|score| !score.is_finite()) {
                 not_finite = 1.0;
             }
@@ -151,6 +170,18 @@ impl Job {
         Ok(metrics.iter().zip(&totals).map(metric).collect())
     }
 
+    fn label_without_gain(&self, block: u32, row: usize, label: f32) -> JobError {
+        let place = self.seat.validation.as_ref().zip(self.validation.as_ref()).map(|(manifest, scoring)| {
+            let block = &scoring.blocks.blocks[block as usize];
+            let path = dataset::manifest::file_path(manifest, block.file as usize);
+            format!("`{}`, row {}: ", path.display(), block.first_row + row as u64)
+        });
+        JobError::wrong_input(
+            format!("{}label {label} is not between 0 and 31, as ndcg's gain needs", place.unwrap_or_default()),
+            "train on such labels without data.validation, or grade them for validation",
+        )
+    }
+
     /// Whether the epoch is the best so far, by the early-stopping metric, ndcg@10, or the training loss where nothing validates.
     fn judge(&mut self, epoch: u64, train_loss: f64) -> bool {
         let stopping = self.spec.training.early_stopping.clone().unwrap_or_default();
@@ -158,7 +189,7 @@ impl Job {
             Some(metric) => metric.value,
             None => -train_loss,
         };
-        let improved = self.state.best.is_none_or(|best| value > best + stopping.min_delta);
+        let improved = value.is_finite() && self.state.best.is_none_or(|best| value > best + stopping.min_delta);
         if improved {
             self.state.best = Some(value);
             self.state.best_epoch = Some(epoch);

@@ -185,7 +185,6 @@ pub(super) struct CrossTape {
     x: Tensor,
     /// x · downᵀ where W is of low rank.
     narrow: Option<Tensor>,
-    u: Tensor,
 }
 
 impl Cross {
@@ -228,12 +227,11 @@ impl Cross {
             (Some((_, weight)), None) => (bias.addmm(x, &weight.0.tr()), None),
             (None, None) => (bias.expand_as(x), None),
         };
-        (x.addcmul(x0, &u), CrossTape { x: x.shallow_clone(), narrow, u })
+        (x.addcmul(x0, &u), CrossTape { x: x.shallow_clone(), narrow })
     }
 
     /// d/dx_l. What reaches x_0 through the product ends at the input, which has no parameters below.
     pub fn backward(&mut self, x0: &Tensor, tape: CrossTape, gradient: Tensor) -> Tensor {
-        let _ = &tape.u;
         let du = &gradient * x0;
         let _ = self.bias.1.1.g_add_(&du.sum_dim_intlist(0, false, Kind::Float));
         let through = match (&mut self.full, &mut self.low) {

@@ -221,6 +221,20 @@ mod tests {
     }
 
     #[test]
+    fn a_constant_feature_is_known_for_what_it_is_whatever_its_value_and_the_number_of_rows() {
+        for (kind, value, rows) in
+            [(Normalize::Log1p, 0.1, 39), (Normalize::Log1p, 7.7, 20_000), (Normalize::Standard, 0.3, 7)]
+        {
+            let block = Statistics::of(kind, &vec![value; rows], 1);
+            let merged = block.clone().merge(block.clone()).merge(Statistics::of(kind, &[value], 1));
+            for statistics in [block, merged] {
+                let normalization = Normalization::from_statistics(kind, statistics, Device::Cpu);
+                assert_eq!(normalization.scale.double_value(&[0]), 0.0, "{kind:?} {value} {rows}");
+            }
+        }
+    }
+
+    #[test]
     fn normalisation_gives_mean_zero_and_deviation_one_and_ignores_constants() {
         let rows = [1.0f32, 5.0, 2.0, 5.0, 3.0, 5.0, 10.0, 5.0];
         for kind in [Normalize::Standard, Normalize::Log1p] {

@@ -64,11 +64,14 @@ impl Statistics {
             if kind == Normalize::Log1p { value.abs().ln_1p().copysign(value) } else { value }
         };
         let rows = (features.len() / width.max(1)) as f64;
+        // Sums of distances from the first row: exact for a constant feature, which must be known for what it is.
+        let first: Vec<f64> = features.iter().take(width).map(|value| transform(*value)).collect();
         let mut mean = vec![0.0; width];
         for row in features.chunks_exact(width) {
-            mean.iter_mut().zip(row).for_each(|(sum, value)| *sum += transform(*value));
+            let values = mean.iter_mut().zip(row).zip(&first);
+            values.for_each(|((sum, value), first)| *sum += transform(*value) - first);
         }
-        mean.iter_mut().for_each(|sum| *sum /= rows.max(1.0));
+        mean.iter_mut().zip(&first).for_each(|(sum, first)| *sum = first + *sum / rows.max(1.0));
         let mut squares = vec![0.0; width];
         for row in features.chunks_exact(width) {
             for ((square, value), mean) in squares.iter_mut().zip(row).zip(&mean) {
@@ -96,12 +99,7 @@ impl Statistics {
 
     /// One over the standard deviation; 0 for a feature that never varied, which then says nothing.
     fn scales(&self) -> impl Iterator<Item = f64> {
-        let noise = |mean: f64| (f64::EPSILON * mean).powi(2) * self.rows.max(1.0);
-        self.squares.iter().zip(&self.mean).map(
-            move |(square, mean)| {
-                if *square <= noise(*mean) { 0.0 } else { (self.rows / square).sqrt() }
-            },
-        )
+        self.squares.iter().map(|square| if *square > 0.0 { (self.rows / square).sqrt() } else { 0.0 })
     }
 
     /// As one row of numbers, for the wire: rows, means, squares.

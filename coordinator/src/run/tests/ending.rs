@@ -275,3 +275,125 @@ fn a_shutdown_stops_what_trains() {
     "#]],
     );
 }
+
+#[test]
+fn a_run_whose_last_checkpoint_is_lost_has_not_succeeded() {
+    check(
+        "submit 1; prepare; join w1; stage 10 0.5; published 10; stage 20 0.7; ended w1 finished; \
+         unpublished 20 no space left on device",
+        expect![[r#"
+            > submit
+              persist run g0
+              says: waiting for 1 of 1 workers, 0 s
+              prepare
+            > prepare
+              says: waiting for 1 of 1 workers, 0 s
+            > join w1
+              persist run g1
+              tell seated g1
+              says: training: 1 worker seated, no step reported yet, 0 s
+              seat g1: w1:1
+            > stage 10 0.5
+              publish 10 as best
+              = training: 1 worker seated, no step reported yet, 0 s
+            > published 10
+              persist checkpoint 10
+              persist run g1
+              tell checkpoint 10 best
+              answer w1:1: Some("step-10")
+              = training: 1 worker seated, no step reported yet, 0 s
+            > stage 20 0.7
+              publish 20 as best
+              = training: 1 worker seated, no step reported yet, 0 s
+            > ended w1 finished
+              = publishing the last checkpoint, at step 123
+            > unpublished 20 no space left on device
+              warn: checkpoint of step 20 was not published: no space left on device
+              answer w1:1: None
+              persist run g1
+              says: failed: the last checkpoint, of step 20, could not be published
+              tell ended Failed; cause: no space left on device; hint: check the space and the permissions where `checkpoint.dir` is, then resume from the newest checkpoint, or start again where there is none; last 10; best 10
+              remove staging
+              release w1:1
+        "#]],
+    );
+}
+
+#[test]
+fn a_rank_0_that_lives_may_finish_its_checkpoint_before_its_folder_goes() {
+    check(
+        "submit 2; prepare; join w1 w2; step 9; exit w2 killed by signal 9; wait 5s; stage 9 0.5; published 9; \
+         ended w1 peerlost w2",
+        expect![[r#"
+            > submit
+              persist run g0
+              says: waiting for 2 of 2 workers, 0 s
+              prepare
+            > prepare
+              says: waiting for 2 of 2 workers, 0 s
+            > join w1 w2
+              says: waiting for 1 of 2 workers, 0 s
+              persist run g1
+              tell seated g1
+              says: training: 2 workers seated, no step reported yet, 0 s
+              seat g1: w1:1 w2:1
+            > step 9
+              tell step 9
+              = training: epoch 3 of 20, step 9
+            > exit w2 killed by signal 9
+              order Abort w1:1 g1
+              says: failing: worker `w2:1` left at step 0: killed by signal 9; 1 of 2 workers still at work, 0 s
+            > wait 5s
+              = failing: worker `w2:1` left at step 0: killed by signal 9; 1 of 2 workers still at work, 5 s
+            > stage 9 0.5
+              publish 9 as best
+              = failing: worker `w2:1` left at step 0: killed by signal 9; 1 of 2 workers still at work, 5 s
+            > published 9
+              persist checkpoint 9
+              persist run g1
+              tell checkpoint 9 best
+              answer w1:1: Some("step-9")
+              = failing: worker `w2:1` left at step 0: killed by signal 9; 1 of 2 workers still at work, 5 s
+            > ended w1 peerlost w2
+              persist run g1
+              says: failed: worker `w2:1` left at step 0: killed by signal 9
+              tell ended Failed; hint: resume with `lockstep train run.toml --resume`; last 9; best 9
+              remove staging
+              release w1:1
+              release w2:1
+        "#]],
+    );
+}
+
+#[test]
+fn a_rank_0_that_hangs_is_not_waited_for_for_ever() {
+    check(
+        "submit 2; prepare; join w1 w2; exit w2 killed by signal 9; wait 9s; wait 1s",
+        expect![[r#"
+        > submit
+          persist run g0
+          says: waiting for 2 of 2 workers, 0 s
+          prepare
+        > prepare
+          says: waiting for 2 of 2 workers, 0 s
+        > join w1 w2
+          says: waiting for 1 of 2 workers, 0 s
+          persist run g1
+          tell seated g1
+          says: training: 2 workers seated, no step reported yet, 0 s
+          seat g1: w1:1 w2:1
+        > exit w2 killed by signal 9
+          order Abort w1:1 g1
+          says: failing: worker `w2:1` left at step 0: killed by signal 9; 1 of 2 workers still at work, 0 s
+        > wait 9s
+          = failing: worker `w2:1` left at step 0: killed by signal 9; 1 of 2 workers still at work, 9 s
+        > wait 1s
+          persist run g1
+          says: failed: worker `w2:1` left at step 0: killed by signal 9
+          tell ended Failed; hint: it had no checkpoint yet: start it again
+          remove staging
+          release w1:1
+          release w2:1
+    "#]],
+    );
+}

@@ -153,3 +153,32 @@ fn a_stop_before_training_is_immediate() {
     "#]],
     );
 }
+
+#[test]
+fn who_takes_the_place_of_one_that_left_has_the_whole_time() {
+    check(
+        "submit 2; prepare; join w1; wait 50s; lose w1 session closed; wait 59s; join w1:2 w2",
+        expect![[r#"
+        > submit
+          persist run g0
+          says: waiting for 2 of 2 workers, 0 s
+          prepare
+        > prepare
+          says: waiting for 2 of 2 workers, 0 s
+        > join w1
+          says: waiting for 1 of 2 workers, 0 s
+        > wait 50s
+          = waiting for 1 of 2 workers, 50 s
+        > lose w1 session closed
+          says: waiting for 2 of 2 workers, 0 s
+        > wait 59s
+          = waiting for 2 of 2 workers, 59 s
+        > join w1:2 w2
+          says: waiting for 1 of 2 workers, 59 s
+          persist run g1
+          tell seated g1
+          says: training: 2 workers seated, no step reported yet, 0 s
+          seat g1: w1:2 w2:1
+    "#]],
+    );
+}

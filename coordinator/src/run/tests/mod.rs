@@ -56,6 +56,13 @@ fn event(words: &str, now: &mut Timestamp) -> Vec<Event> {
     let first = worker("w1");
     let one = match verb {
         "prepare" => Event::Prepared(Prepared { dataset_hash: "d".into(), ..Default::default() }),
+        "resume" => Event::Prepared(Prepared {
+            dataset_hash: "d".into(),
+            resumed_at: Some(rest[0].parse().unwrap()),
+            best: Some(staged(rest[1].parse().unwrap(), None).checkpoint),
+            best_score: Some(rest[2].parse().unwrap()),
+            ..Default::default()
+        }),
         "refuse" => Event::Refused(failure(&tail(&rest))),
         "queue" => Event::Queued { behind: (rest[0] == "behind").then(|| RunId::new(0, 0)) },
         "join" => return rest.into_iter().map(|w| Event::Offered { worker: worker(w) }).collect(),

@@ -207,3 +207,118 @@ fn an_epoch_counts_once() {
     "#]],
     );
 }
+
+#[test]
+fn a_resumed_run_that_does_not_improve_reports_the_best_it_had() {
+    check(
+        "submit 1; resume 100 50 0.9; join w1; stage 110 0.5; published 110; ended w1 finished",
+        expect![[r#"
+            > submit
+              persist run g0
+              says: waiting for 1 of 1 workers, 0 s
+              prepare
+            > resume 100 50 0.9
+              says: waiting for 1 of 1 workers, 0 s
+            > join w1
+              persist run g1
+              tell seated g1
+              says: training: 1 worker seated, no step reported yet, 0 s
+              seat g1: w1:1
+            > stage 110 0.5
+              publish 110
+              = training: 1 worker seated, no step reported yet, 0 s
+            > published 110
+              persist checkpoint 110
+              persist run g1
+              tell checkpoint 110
+              answer w1:1: Some("step-110")
+              = training: 1 worker seated, no step reported yet, 0 s
+            > ended w1 finished
+              persist run g1
+              says: finished: all 20 epochs, step 123
+              tell ended Succeeded; last 110; best 50
+              remove staging
+              release w1:1
+        "#]],
+    );
+}
+
+#[test]
+fn a_checkpoint_in_the_place_of_the_best_one_is_the_best() {
+    check(
+        "submit 1; resume 100 150 0.9; join w1; stage 150 0.9; published 150",
+        expect![[r#"
+        > submit
+          persist run g0
+          says: waiting for 1 of 1 workers, 0 s
+          prepare
+        > resume 100 150 0.9
+          says: waiting for 1 of 1 workers, 0 s
+        > join w1
+          persist run g1
+          tell seated g1
+          says: training: 1 worker seated, no step reported yet, 0 s
+          seat g1: w1:1
+        > stage 150 0.9
+          publish 150 as best
+          = training: 1 worker seated, no step reported yet, 0 s
+        > published 150
+          persist checkpoint 150
+          persist run g1
+          tell checkpoint 150 best
+          answer w1:1: Some("step-150")
+          = training: 1 worker seated, no step reported yet, 0 s
+    "#]],
+    );
+}
+
+#[test]
+fn where_the_disk_is_slow_the_oldest_waiting_checkpoint_goes() {
+    check(
+        "submit 1; prepare; join w1; stage 1; stage 2; stage 3; stage 4; stage 5; stage 6; stage 7; stage 8; stage 9; \
+         stage 10; published 1",
+        expect![[r#"
+            > submit
+              persist run g0
+              says: waiting for 1 of 1 workers, 0 s
+              prepare
+            > prepare
+              says: waiting for 1 of 1 workers, 0 s
+            > join w1
+              persist run g1
+              tell seated g1
+              says: training: 1 worker seated, no step reported yet, 0 s
+              seat g1: w1:1
+            > stage 1
+              publish 1
+              = training: 1 worker seated, no step reported yet, 0 s
+            > stage 2
+              = training: 1 worker seated, no step reported yet, 0 s
+            > stage 3
+              = training: 1 worker seated, no step reported yet, 0 s
+            > stage 4
+              = training: 1 worker seated, no step reported yet, 0 s
+            > stage 5
+              = training: 1 worker seated, no step reported yet, 0 s
+            > stage 6
+              = training: 1 worker seated, no step reported yet, 0 s
+            > stage 7
+              = training: 1 worker seated, no step reported yet, 0 s
+            > stage 8
+              = training: 1 worker seated, no step reported yet, 0 s
+            > stage 9
+              = training: 1 worker seated, no step reported yet, 0 s
+            > stage 10
+              warn: checkpoint of step 2 was not published: 8 newer ones wait for the disk
+              answer w1:1: None
+              = training: 1 worker seated, no step reported yet, 0 s
+            > published 1
+              persist checkpoint 1
+              persist run g1
+              tell checkpoint 1
+              answer w1:1: Some("step-1")
+              publish 3
+              = training: 1 worker seated, no step reported yet, 0 s
+        "#]],
+    );
+}

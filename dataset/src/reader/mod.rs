@@ -3,16 +3,21 @@
 //!
 //! Atoms are put into their epoch's order while a block is read, so that a step only copies runs of rows.
 
+mod errands;
+
 use std::{
-    collections::{HashMap, VecDeque},
-    sync::{Arc, Condvar, Mutex},
+    collections::HashMap,
+    panic::{self, AssertUnwindSafe},
+    sync::Arc,
     thread,
 };
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use errands::{Errand, Errands, Key};
+
 use crate::{
-    lanes::{self, Atom, Blocks, Deal},
+    lanes::{self, Atom, Block, Blocks, Deal},
     manifest::DatasetError,
     source::{Decoded, Source},
 };
@@ -94,15 +99,6 @@ struct Ready {
 /// Blocks that may wait, whatever their size.
 const READ_AHEAD_BLOCKS: usize = 1024;
 
-type Key = (u64, u32, u32); // epoch, lane, place in the lane
-
-/// One block that a reading thread is to bring.
-struct Errand {
-    key: Key,
-    block: u32,
-    bytes: usize,
-}
-
 /// Hands out batches in order; reads ahead.
 pub struct LaneReader {
     plan: Plan,
@@ -165,9 +161,7 @@ impl LaneReader {
         if self.plan.blocks.atom == Atom::List {
             batch.starts.push(batch.labels.len() as u32);
         }
-        if self.plan.blocks.blocks.is_empty() || batch.weights.len() != batch.labels.len() {
-            batch.weights.resize(batch.labels.len(), 1.0);
-        }
+        batch.weights.resize(batch.labels.len(), 1.0);
         batch.hash = batch.atoms.iter().map(|atom| u128::from(lanes::atom_hash(*atom))).sum();
         std::mem::swap(&mut self.from, &mut self.to);
         Ok(())
@@ -222,7 +216,7 @@ impl LaneReader {
         here.map(Ready::bytes).sum::<usize>() + self.errands.waiting_bytes()
     }
 
-    /// Says where the rows of the step after (`epoch`, `step`) that this rank reads lie, for a person who looks for a bad one.
+    /// The blocks under way, as (file, first row, end): where to look for what spoiled a step.
     pub fn provenance(&self) -> Vec<(u32, u64, u64)> {
         let place = |(lane, cursor): (usize, &Option<Cursor>)| {
             let block = self.deal.lanes[lane].blocks[cursor.as_ref()?.place as usize];
@@ -324,103 +318,6 @@ fn gather_rows(features: &[f32], order: &[u32], width: usize, out: &mut Vec<f32>
     }
 }
 
-/// The blocks of a rank in the order in which they are needed, handed to reading threads within a budget of bytes.
-struct Errands {
-    plan: Plan,
-    state: Mutex<ErrandState>,
-    changed: Condvar,
-}
-
-struct ErrandState {
-    epoch: u64,
-    queue: VecDeque<Errand>,
-    waiting_bytes: usize,
-    closed: bool,
-}
-
-impl Errands {
-    fn new(plan: Plan, deal: Deal, from: Vec<u64>) -> Self {
-        let epoch = plan.epoch;
-        let this = Self {
-            plan,
-            state: Mutex::new(ErrandState { epoch, queue: VecDeque::new(), waiting_bytes: 0, closed: false }),
-            changed: Condvar::new(),
-        };
-        let queue = this.queue(epoch, &deal, &from);
-        this.lock().queue = queue;
-        this
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, ErrandState> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn block_bytes(&self, block: u32) -> usize {
-        self.plan.blocks.blocks[block as usize].rows as usize * 4 * (self.plan.features + 3)
-    }
-
-    /// What is left of an epoch, by the key of each block's first atom.
-    fn queue(&self, epoch: u64, deal: &Deal, from: &[u64]) -> VecDeque<Errand> {
-        let mut errands: Vec<(usize, u64, Errand)> = Vec::new();
-        for (index, lane) in deal.lanes.iter().enumerate().filter(|(lane, _)| self.plan.serves(*lane)) {
-            for (place, block) in lane.blocks.iter().enumerate() {
-                if lane.starts[place + 1] > from[index] {
-                    let key = (epoch, index as u32, place as u32);
-                    let errand = Errand { key, block: *block, bytes: self.block_bytes(*block) };
-                    errands.push((index, lane.starts[place].max(from[index]), errand));
-                }
-            }
-        }
-        errands.sort_by(|a, b| deal.compare(a.0, a.1, b.0, b.1));
-        errands.into_iter().map(|(_, _, errand)| errand).collect()
-    }
-
-    /// The next block to read, as soon as the budget allows; `None` when there is no more.
-    fn next(&self) -> Option<Errand> {
-        let mut state = self.lock();
-        loop {
-            if state.closed {
-                return None;
-            }
-            let Some(errand) = state.queue.front() else {
-                let epoch = state.epoch + 1;
-                if epoch >= self.plan.epochs {
-                    return None;
-                }
-                let deal = Deal::new(&self.plan.blocks, self.plan.lanes, self.plan.seed, epoch);
-                state.queue = self.queue(epoch, &deal, &vec![0; self.plan.lanes as usize]);
-                state.epoch = epoch;
-                if state.queue.is_empty() {
-                    return None;
-                }
-                continue;
-            };
-            let bytes = errand.bytes;
-            if state.waiting_bytes == 0 || state.waiting_bytes + bytes <= self.plan.read_ahead {
-                state.waiting_bytes += bytes;
-                return state.queue.pop_front();
-            }
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
-        }
-    }
-
-    fn received(&self, bytes: usize) {
-        let mut state = self.lock();
-        state.waiting_bytes -= bytes;
-        drop(state);
-        self.changed.notify_all();
-    }
-
-    fn waiting_bytes(&self) -> usize {
-        self.lock().waiting_bytes
-    }
-
-    fn close(&self) {
-        self.lock().closed = true;
-        self.changed.notify_all();
-    }
-}
-
 fn read_ahead(
     plan: &Plan,
     errands: &Errands,
@@ -429,7 +326,7 @@ fn read_ahead(
 ) {
     while let Some(errand) = errands.next() {
         let block = &plan.blocks.blocks[errand.block as usize];
-        let read = source.read(block).map(|decoded| {
+        let read = guarded(source, block).map(|decoded| {
             let order = lanes::order(plan.seed, errand.key.0, errand.block, block.atoms as u32);
             let ready = Ready::arrange(&decoded, order, block.first_atom, plan.features, plan.blocks.atom);
             (errand, ready)
@@ -441,6 +338,15 @@ fn read_ahead(
     }
 }
 
+/// A decoder that panics over a malformed page has found bad input, like one that returns an error.
+fn guarded(source: &dyn Source, block: &Block) -> Result<Decoded, DatasetError> {
+    panic::catch_unwind(AssertUnwindSafe(|| source.read(block))).unwrap_or_else(|_| {
+        let (file, end) = (block.file, block.first_row + block.rows);
+        let message = format!("file {file} of the dataset, rows {}..{end}: its pages are malformed", block.first_row);
+        Err(DatasetError::new("".as_ref(), message).hint("`lockstep inspect` reads every value: write the file anew"))
+    })
+}
+
 /// Whole blocks, in the order given, one read ahead: for validation and statistics.
 pub fn scan(
     source: Arc<dyn Source>,
@@ -450,7 +356,7 @@ pub fn scan(
     let (send, incoming) = bounded(1);
     let reader = thread::Builder::new().name("scan".into()).spawn(move || {
         for index in which {
-            let read = source.read(&blocks.blocks[index as usize]).map(|decoded| (index, decoded));
+            let read = guarded(&*source, &blocks.blocks[index as usize]).map(|decoded| (index, decoded));
             let failed = read.is_err();
             if send.send(read).is_err() || failed {
                 return;
@@ -464,149 +370,4 @@ pub fn scan(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-    use crate::{lanes::Block, source::Rows};
-
-    /// Rows whose every value tells which row it is.
-    struct Counting;
-
-    impl Source for Counting {
-        fn read(&self, block: &Block) -> Result<Decoded, DatasetError> {
-            let rows = block.first_row..block.first_row + block.rows;
-            let lists = block.atoms != block.rows;
-            let rows = Rows {
-                features: rows.clone().flat_map(|row| [row as f32, -(row as f32)]).collect(),
-                labels: rows.clone().map(|row| row as f32).collect(),
-                weights: Vec::new(),
-                starts: if lists { (0..=block.atoms as u32).map(|list| list * 3).collect() } else { Vec::new() },
-            };
-            let (range, atoms) = (0..rows.rows(), 0..block.atoms as usize);
-            Ok(Decoded { rows: Arc::new(rows), range, atoms })
-        }
-    }
-
-    fn blocks(sizes: &[u64], atom: Atom) -> Arc<Blocks> {
-        let mut cut = Blocks { atom, blocks: Vec::new(), rows: 0, atoms: 0 };
-        for &atoms in sizes {
-            let rows = if atom == Atom::List { 3 * atoms } else { atoms };
-            cut.blocks.push(Block { file: 0, first_row: cut.rows, rows, first_atom: cut.atoms, atoms });
-            cut.rows += rows;
-            cut.atoms += atoms;
-        }
-        Arc::new(cut)
-    }
-
-    fn plan(blocks: &Arc<Blocks>, rank: u32, world: u32, batch: u64) -> Plan {
-        Plan {
-            blocks: Arc::clone(blocks),
-            features: 2,
-            lanes: 8,
-            seed: 17,
-            rank,
-            world,
-            batch,
-            epochs: 3,
-            epoch: 0,
-            step: 0,
-            read_ahead: 300,
-            readers: 2,
-        }
-    }
-
-    /// The atoms of each global batch from (epoch, step) on, over all ranks.
-    fn batches(plan: &Plan, world: u32) -> Vec<HashSet<u64>> {
-        let mut readers: Vec<LaneReader> =
-            (0..world).map(|rank| LaneReader::open(Plan { rank, world, ..plan.clone() }, Arc::new(Counting))).collect();
-        let steps = readers[0].steps_per_epoch();
-        let (mut found, mut batch) = (Vec::new(), Batch::default());
-        for (epoch, step) in (plan.epoch..plan.epochs).flat_map(|epoch| (0..steps).map(move |step| (epoch, step))) {
-            if (epoch, step) < (plan.epoch, plan.step) {
-                continue;
-            }
-            let mut atoms = HashSet::new();
-            for reader in &mut readers {
-                reader.next(epoch, step, &mut batch).unwrap();
-                assert_eq!(batch.rows(), batch.weights.len());
-                for atom in &batch.atoms {
-                    assert!(atoms.insert(*atom), "atom {atom} came twice in epoch {epoch}, step {step}");
-                }
-                for (row, label) in batch.features.chunks(2).zip(&batch.labels) {
-                    assert_eq!(row, [*label, -label]);
-                }
-            }
-            found.push(atoms);
-        }
-        found
-    }
-
-    #[test]
-    fn the_batches_are_the_same_for_every_world_size_and_every_row_comes_once_an_epoch() {
-        let sizes = [7, 1, 12, 9, 30, 4, 4, 4, 21, 8, 15, 2];
-        for atom in [Atom::Row, Atom::List] {
-            let blocks = blocks(&sizes, atom);
-            let alone = batches(&plan(&blocks, 0, 1, 10), 1);
-            for world in [2, 3, 5] {
-                assert_eq!(batches(&plan(&blocks, 0, 1, 10), world), alone, "world {world}");
-            }
-            let steps = blocks.atoms.div_ceil(10) as usize;
-            for epoch in alone.chunks(steps) {
-                let seen: HashSet<u64> = epoch.iter().flatten().copied().collect();
-                assert_eq!(seen.len() as u64, blocks.atoms);
-                assert!(epoch[..steps - 1].iter().all(|batch| batch.len() == 10));
-            }
-            assert_ne!(alone[0], alone[steps], "epochs must not repeat their order");
-        }
-    }
-
-    #[test]
-    fn starting_in_the_middle_gives_what_would_have_come_there() {
-        let blocks = blocks(&[7, 1, 12, 9, 30, 4, 21, 8], Atom::List);
-        let whole = batches(&plan(&blocks, 0, 1, 4), 2);
-        let steps = blocks.atoms.div_ceil(4) as usize;
-        let rest = batches(&Plan { epoch: 1, step: 5, ..plan(&blocks, 0, 1, 4) }, 3);
-        assert_eq!(rest, whole[steps + 5..]);
-    }
-
-    #[test]
-    fn a_batch_of_the_whole_dataset_needs_more_blocks_than_the_budget_and_still_comes() {
-        let blocks = blocks(&[50; 40], Atom::Row);
-        let all = batches(&Plan { read_ahead: 1, ..plan(&blocks, 0, 1, 2000) }, 2);
-        assert!(all.iter().all(|batch| batch.len() == 2000));
-    }
-
-    #[test]
-    fn the_sum_of_the_hashes_that_batches_carry_is_what_the_audit_expects() {
-        let blocks = blocks(&[7, 1, 12, 9], Atom::List);
-        let (mut reader, mut batch) = (LaneReader::open(plan(&blocks, 0, 1, 4), Arc::new(Counting)), Batch::default());
-        let sum: u128 = (0..reader.steps_per_epoch())
-            .map(|step| {
-                reader.next(0, step, &mut batch).unwrap();
-                batch.hash
-            })
-            .sum();
-        assert_eq!(sum, lanes::expected_hash(blocks.atoms));
-    }
-
-    #[test]
-    fn dealing_a_block_to_two_lanes_is_caught_by_the_audit() {
-        let blocks = blocks(&[7, 1, 12, 9], Atom::Row);
-        let mut deal = Deal::new(&blocks, 8, 17, 0);
-        let given = |deal: &Deal| -> u128 {
-            let atoms = |block: &u32| {
-                let block = &blocks.blocks[*block as usize];
-                (block.first_atom..block.first_atom + block.atoms)
-                    .map(|atom| u128::from(lanes::atom_hash(atom)))
-                    .sum::<u128>()
-            };
-            deal.lanes.iter().flat_map(|lane| &lane.blocks).map(atoms).sum()
-        };
-        assert_eq!(given(&deal), lanes::expected_hash(blocks.atoms));
-        let (full, other) = (deal.lanes.iter().position(|lane| lane.blocks == [0]).unwrap(), 1);
-        let other = deal.lanes.iter().position(|lane| lane.blocks == [other]).unwrap();
-        deal.lanes[other].blocks = deal.lanes[full].blocks.clone();
-        assert_ne!(given(&deal), lanes::expected_hash(blocks.atoms));
-    }
-}
+mod tests;
