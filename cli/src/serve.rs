@@ -45,7 +45,7 @@ pub async fn serve(args: CoordinatorArgs) -> Result<ExitCode, Fault> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        () = coordinator.broken() => Err(broken()),
+        () = coordinator.broken() => Err(broken(&coordinator)),
     };
     tokio::select! {
         () = coordinator.shutdown() => outcome,
@@ -77,8 +77,13 @@ async fn stop_runs(address: SocketAddr) -> Result<(), Fault> {
     }
 }
 
-pub fn broken() -> Fault {
-    Fault::run("the coordinator broke").hint("this is a fault of lockstep; `--log coordinator=debug` shows more")
+/// Why a coordinator has broken.
+pub fn broken(coordinator: &Coordinator) -> Fault {
+    match coordinator.fault() {
+        Some(failure) => Fault::from(failure.clone()),
+        None => Fault::run("the coordinator broke")
+            .hint("this is a fault of lockstep; `--log coordinator=debug` shows more"),
+    }
 }
 
 /// A coordinator for one run. Where nobody said where to listen, any free port does if the usual one is taken.

@@ -216,9 +216,9 @@ impl Launch {
                     }
                 },
                 () = ended(client.clone(), run_id), if blind.is_some() => {
-                    return Err(blind.unwrap_or_else(serve::broken));
+                    return Err(blind.unwrap_or_else(|| serve::broken(&self.coordinator)));
                 }
-                () = self.coordinator.broken() => return Err(serve::broken()),
+                () = self.coordinator.broken() => return Err(serve::broken(&self.coordinator)),
                 Some(exit) = self.crew.next_exit() => self.lost(exit),
                 Some(_) = self.errands.join_next() => {}
                 () = self.interrupts.next() => {
