@@ -195,15 +195,3 @@ fn options_that_make_no_dataset_are_refused() {
     }
     assert!(entries(home.path()).is_empty());
 }
-
-#[test]
-#[ignore = "a measurement, not a test"]
-fn how_fast_rows_are_generated() {
-    let home = tempfile::tempdir().unwrap();
-    let options =
-        GenerateOptions { queries: 500_000, output: to(home.path().join("data")), ..GenerateOptions::default() };
-    let start = Instant::now();
-    let report = run(&options);
-    let seconds = start.elapsed().as_secs_f64();
-    eprintln!("{} rows in {seconds:.2} s: {:.2} M rows/s", report.rows, report.rows as f64 / seconds / 1e6);
-}
