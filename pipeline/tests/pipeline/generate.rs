@@ -1,6 +1,6 @@
 //! Synthetic data: the same for the same seed, graded in its shares, learnable only by nonlinear models.
 
-use std::{collections::HashSet, fs, time::Instant};
+use std::{collections::HashSet, fs};
 
 use pipeline::{
     Output,
