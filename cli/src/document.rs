@@ -7,7 +7,7 @@ use std::{
 
 use proto::{
     RunSpec,
-    spec::{LossKind, ModelKind, OptimizerKind, ScheduleKind, parse},
+    spec::{ModelKind, OptimizerKind, ScheduleKind, parse},
 };
 
 use crate::{
@@ -75,14 +75,7 @@ pub fn summary(spec: &RunSpec) -> String {
         ModelKind::DcnV2 if spec.model.hidden.is_empty() => "dcn_v2".to_owned(),
         ModelKind::DcnV2 => format!("dcn_v2 {:?}", spec.model.hidden),
     };
-    let loss = match spec.loss.kind {
-        LossKind::Mse => "mse",
-        LossKind::Bce => "bce",
-        LossKind::Ranknet => "ranknet",
-        LossKind::Lambdarank => "lambdarank",
-        LossKind::Listnet => "listnet",
-        LossKind::ApproxNdcg => "approx_ndcg",
-    };
+    let loss = spec.loss.kind;
     let validation = match &spec.data.validation {
         Some(path) => format!(", validated on {}", path.display()),
         None => ", not validated".to_owned(),

@@ -61,6 +61,11 @@ impl Blocks {
         cut
     }
 
+    /// The blocks that a rank scans where order does not matter: b with b mod W = r.
+    pub fn share(&self, rank: u32, world: u32) -> Vec<u32> {
+        (rank..self.blocks.len() as u32).step_by(world as usize).collect()
+    }
+
     fn rows_of(&mut self, file: u32, data: &v1::DataFile, target: u64) {
         let mut first_row = 0;
         for &rows in &data.row_group_rows {

@@ -105,10 +105,6 @@ impl Errands {
         self.changed.notify_all();
     }
 
-    pub fn waiting_bytes(&self) -> usize {
-        self.lock().waiting_bytes
-    }
-
     pub fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();

@@ -210,12 +210,6 @@ impl LaneReader {
         Ok(())
     }
 
-    /// Bytes of decoded rows held now, by lanes and ahead of them.
-    pub fn held_bytes(&self) -> usize {
-        let here = self.cursors.iter().flatten().map(|cursor| &cursor.ready).chain(self.waiting.values());
-        here.map(Ready::bytes).sum::<usize>() + self.errands.waiting_bytes()
-    }
-
     /// The blocks under way, as (file, first row, end): where to look for what spoiled a step.
     pub fn provenance(&self) -> Vec<(u32, u64, u64)> {
         let place = |(lane, cursor): (usize, &Option<Cursor>)| {
@@ -234,10 +228,6 @@ impl Drop for LaneReader {
 }
 
 impl Ready {
-    fn bytes(&self) -> usize {
-        4 * (self.features.len() + self.labels.len() + self.weights.len() + self.starts.len() + self.order.len())
-    }
-
     fn append(&self, from: usize, to: usize, width: usize, batch: &mut Batch) {
         let first = self.first_atom;
         batch.atoms.extend(self.order[from..to].iter().map(|index| first + u64::from(*index)));

@@ -237,9 +237,7 @@ impl Job {
         self.epoch_hash = u128::from_str_radix(&manifest.trainer.epoch_hash, 16).unwrap_or(0);
         self.state = manifest.trainer;
         self.writer.last_saved = Some(self.step);
-        let metric =
-            |metric: MetricValue| v1::Metric { name: metric.name, value: metric.value, convention: metric.convention };
-        self.metrics = manifest.metrics.into_iter().map(metric).collect();
+        self.metrics = manifest.metrics.into_iter().map(reported).collect();
         Ok(())
     }
 
@@ -261,6 +259,11 @@ impl Job {
         self.network.normalization.set(&mean, &scale);
         Ok(())
     }
+}
+
+/// A checkpoint's metric, as reports carry it.
+fn reported(metric: MetricValue) -> v1::Metric {
+    v1::Metric { name: metric.name, value: metric.value, convention: metric.convention }
 }
 
 fn damaged(path: &Path, error: &dyn std::fmt::Display) -> JobError {
@@ -331,8 +334,6 @@ fn write_files(folder: &Path, snapshot: Snapshot) -> io::Result<v1::CheckpointSt
     }
     store(&folder.join(MANIFEST), &serde_json::to_vec_pretty(&manifest).map_err(io::Error::other)?)?;
     File::open(folder)?.sync_all()?;
-    let metric =
-        |metric: MetricValue| v1::Metric { name: metric.name, value: metric.value, convention: metric.convention };
     Ok(v1::CheckpointStaged {
         staged_path: folder.to_string_lossy().into_owned(),
         checkpoint: Some(v1::Checkpoint {
@@ -342,7 +343,7 @@ fn write_files(folder: &Path, snapshot: Snapshot) -> io::Result<v1::CheckpointSt
             step_in_epoch: manifest.step_in_epoch,
             unix_micros: manifest.unix_micros,
             bytes: manifest.files.iter().map(|file| file.bytes).sum(),
-            metrics: manifest.metrics.into_iter().map(metric).collect(),
+            metrics: manifest.metrics.into_iter().map(reported).collect(),
             best: false,
         }),
     })

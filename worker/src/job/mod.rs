@@ -172,6 +172,12 @@ impl Job {
         self.spec.training.epochs * self.steps_per_epoch
     }
 
+    /// Every rank's numbers, in rank order.
+    fn gather(&mut self, mine: &[f64]) -> Result<Vec<Vec<f64>>, Lost> {
+        let gathered = self.collective.gather(bytemuck::cast_slice(mine))?;
+        Ok(gathered.iter().map(|bytes| bytemuck::pod_collect_to_vec(bytes)).collect())
+    }
+
     pub fn position(&self, step: u64) -> Position {
         let step_in_epoch = step % self.steps_per_epoch;
         Position {

@@ -44,11 +44,6 @@ impl Reports {
         let _ = self.sender.blocking_send(message);
     }
 
-    pub fn warn(&self, message: String) {
-        tracing::warn!("{message}");
-        self.send(Message::Warning(v1::Warning { message }));
-    }
-
     pub fn waited_for_data(&mut self, time: Duration) {
         self.wait_data += time;
     }

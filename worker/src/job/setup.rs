@@ -132,7 +132,7 @@ impl Job {
         let kind = self.spec.model.normalize;
         let features = self.network.normalization.mean.numel();
         let (rank, world) = (self.seat.rank, self.seat.world);
-        let mine: Vec<u32> = (0..blocks.blocks.len() as u32).filter(|block| block % world == rank).collect();
+        let mine = blocks.share(rank, world);
         let mut packed = Vec::new();
         for read in reader::scan(Arc::clone(source), Arc::clone(blocks), mine) {
             let (_, decoded) = read?;
@@ -140,8 +140,7 @@ impl Job {
             let rows = &decoded.rows.features[decoded.range.start * features..decoded.range.end * features];
             Statistics::of(kind, rows, features).pack(&mut packed);
         }
-        let gathered = self.collective.gather(bytemuck::cast_slice(&packed))?;
-        let gathered: Vec<Vec<f64>> = gathered.iter().map(|bytes| bytemuck::pod_collect_to_vec(bytes)).collect();
+        let gathered = self.gather(&packed)?;
         let width = 1 + 2 * features;
         let of_block = |block: usize| {
             let from = block / world as usize * width;

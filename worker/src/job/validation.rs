@@ -112,7 +112,7 @@ impl Job {
         let width = metrics.len() + 1;
         let blocks = Arc::clone(&scoring.blocks);
         let (rank, world) = (self.seat.rank, self.seat.world);
-        let mine: Vec<u32> = (0..blocks.blocks.len() as u32).filter(|block| block % world == rank).collect();
+        let mine = blocks.share(rank, world);
         let mut evaluator = Evaluator::new(&metrics);
         let (mut sums, mut values) = (Vec::new(), vec![0.0; metrics.len()]);
         let mut not_finite = 0.0;
@@ -147,8 +147,7 @@ impl Job {
             }
         }
         sums.push(not_finite);
-        let gathered = self.collective.gather(bytemuck::cast_slice(&sums))?;
-        let gathered: Vec<Vec<f64>> = gathered.iter().map(|bytes| bytemuck::pod_collect_to_vec(bytes)).collect();
+        let gathered = self.gather(&sums)?;
         if gathered.iter().any(|sums| sums.last() == Some(&1.0)) {
             return Err(JobError::failed(
                 format!("the model's scores of validation rows are not finite after epoch {epoch}"),

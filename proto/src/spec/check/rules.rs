@@ -196,25 +196,10 @@ fn loss(spec: &RunSpec, document: &mut Document) {
     for (key, value, useful, belongs) in keys {
         let Some(value) = value else { continue };
         if !useful {
-            document.refuse(
-                &[key, "loss.kind"],
-                format!("the loss `{}` has no use for it", loss_word(loss.kind)),
-                Some(belongs),
-            );
+            document.refuse(&[key, "loss.kind"], format!("the loss `{}` has no use for it", loss.kind), Some(belongs));
         } else {
             positive(document, key, value);
         }
-    }
-}
-
-fn loss_word(kind: LossKind) -> &'static str {
-    match kind {
-        LossKind::Mse => "mse",
-        LossKind::Bce => "bce",
-        LossKind::Ranknet => "ranknet",
-        LossKind::Lambdarank => "lambdarank",
-        LossKind::Listnet => "listnet",
-        LossKind::ApproxNdcg => "approx_ndcg",
     }
 }
 
