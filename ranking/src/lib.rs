@@ -1,3 +1,5 @@
-//! The domain of ranking, pure: metrics and the conventions they follow. No IO, no tensors.
+//! The domain of ranking, pure: what a click log holds, what its clicks are worth, how judgments are agreed on, and the metrics
+//! with the conventions they follow. No IO, no tensors.
 
+pub mod events;
 pub mod metrics;
