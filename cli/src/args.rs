@@ -1,11 +1,13 @@
 //! What can be typed. The doc comments are the help texts.
 
+mod collect;
 mod datasets;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+pub use collect::CollectArgs;
 pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels, Layout, OutputArgs, SplitArgs};
 
 /// Trains ranking models on Parquet, data-parallel, with one command.
@@ -29,6 +31,8 @@ pub enum Verb {
     /// Turn text data into training Parquet.
     #[command(subcommand)]
     Import(Import),
+    /// Gather click logs from a Kafka topic into a lake, each event exactly once.
+    Collect(CollectArgs),
     /// Make a synthetic ranking dataset whose true ranking is known.
     Generate(GenerateArgs),
     /// Split a dataset by query, never through one.

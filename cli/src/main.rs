@@ -3,6 +3,7 @@
 mod args;
 mod children;
 mod client;
+mod collect;
 mod datasets;
 mod document;
 mod errors;
@@ -55,6 +56,7 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
             match verb {
                 Verb::Train(train) => Box::pin(train::train(train, args.log.as_deref())).await,
                 Verb::Coordinator(args) => Box::pin(serve::serve(args)).await,
+                Verb::Collect(args) => collect::collect(args).await,
                 Verb::Submit(args) => remote::submit(args).await,
                 Verb::List(args) => remote::list(&args).await,
                 Verb::Status(args) => remote::status(&args).await,
