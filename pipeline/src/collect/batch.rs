@@ -137,22 +137,21 @@ impl<'a> Batch<'a> {
             return Ok(());
         };
         self.tally.payload_bytes += payload.len() as u64;
-        match events::parse(payload, &self.work.options.schema) {
-            Ok(parsed) if !CALENDAR.contains(&parsed.event.query_timestamp.0) => {
-                let reason = format!("query_timestamp: {} lies outside 1970 to 9999", parsed.event.query_timestamp);
+        match events::view(payload, &self.work.options.schema) {
+            Ok((event, _)) if !CALENDAR.contains(&event.query_timestamp.0) => {
+                let reason = format!("query_timestamp: {} lies outside 1970 to 9999", event.query_timestamp);
                 self.refuse(message, &reason)?;
             }
-            Ok(parsed) => {
-                let event = &parsed.event;
+            Ok((event, naive)) => {
                 let at = event.query_timestamp;
                 match self.work.options.mode {
                     Mode::Date(date) if at.date() != date => self.tally.leave(at.date()),
                     _ => {
                         let again = self.repeats.again(&event.session_id, &event.query_id, at);
                         self.tally.repeats += u64::from(again);
-                        self.tally.naive_timestamps += u64::from(parsed.naive);
+                        self.tally.naive_timestamps += u64::from(naive);
                         self.tally.events += 1;
-                        self.writer.push(event)?;
+                        self.writer.append(at, |columns| columns.append(&event))?;
                     }
                 }
             }
