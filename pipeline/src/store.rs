@@ -233,7 +233,7 @@ impl Store {
 fn link_new(path: &FilePath, bytes: &[u8]) -> io::Result<bool> {
     let folder = path.parent().unwrap_or(FilePath::new("."));
     fs::create_dir_all(folder)?;
-    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(folder)?;
+    let mut file = tempfile::Builder::new().prefix(".new-").permissions(readable()).tempfile_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     match file.persist_noclobber(path) {
@@ -244,6 +244,11 @@ fn link_new(path: &FilePath, bytes: &[u8]) -> io::Result<bool> {
         Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(error.error),
     }
+}
+
+/// What files of a lake are for others; temporary ones would be their writer's alone.
+pub(crate) fn readable() -> fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o644)
 }
 
 /// Makes names that were given in a folder survive a power cut.
