@@ -40,7 +40,8 @@ impl World {
             .iter()
             .map(|relevances| {
                 [0.2, 0.5].map(|noise| {
-                    let scores: Vec<f64> = relevances.iter().map(|relevance| relevance + noise * rng.random::<f64>()).collect();
+                    let scores: Vec<f64> =
+                        relevances.iter().map(|relevance| relevance + noise * rng.random::<f64>()).collect();
                     let mut order: Vec<usize> = (0..self.documents).collect();
                     order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
                     order
@@ -104,7 +105,10 @@ fn coverage(estimate: impl Fn(u64) -> Result<Estimate, Insufficient>) -> (Vec<u6
     let mut errors = vec![(0.0, 0.0); 9];
     for seed in 0..SEEDS {
         let estimate = estimate(seed).unwrap();
-        assert_eq!((estimate.positions[0].ratio, estimate.positions[0].low, estimate.positions[0].high), (1.0, 1.0, 1.0));
+        assert_eq!(
+            (estimate.positions[0].ratio, estimate.positions[0].low, estimate.positions[0].high),
+            (1.0, 1.0, 1.0)
+        );
         for ((held, errors), found) in held.iter_mut().zip(&mut errors).zip(&estimate.positions[1..]) {
             let propensity = truth.propensity(found.position);
             *held += u64::from(found.low <= propensity && propensity <= found.high);
@@ -121,8 +125,14 @@ fn assert_covers(name: &str, estimate: impl Fn(u64) -> Result<Estimate, Insuffic
     let (held, bias) = coverage(estimate);
     let (least, most) = band();
     let all: u64 = held.iter().sum();
-    println!("{name}: {held:?} of {SEEDS} intervals hold the truth, {:.1} % of all; mean errors in standard errors {bias:.1?}", all as f64 / 18.0);
-    assert!(held.iter().all(|held| (least..=most).contains(held)), "{name}: {held:?}, not all within {least} to {most}");
+    println!(
+        "{name}: {held:?} of {SEEDS} intervals hold the truth, {:.1} % of all; mean errors in standard errors {bias:.1?}",
+        all as f64 / 18.0
+    );
+    assert!(
+        held.iter().all(|held| (least..=most).contains(held)),
+        "{name}: {held:?}, not all within {least} to {most}"
+    );
 }
 
 /// Some queries are asked a hundred times, some once.
