@@ -2,4 +2,5 @@
 //! with the conventions they follow. No IO, no tensors.
 
 pub mod events;
+pub mod judgments;
 pub mod metrics;
