@@ -3,4 +3,6 @@
 
 pub mod events;
 pub mod judgments;
+pub mod labels;
 pub mod metrics;
+pub mod propensity;
