@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that must hold: formatting, clippy without a warning, all tests. Brings what they need.
-# Tests against PyTorch and Spark are skipped, loudly, where their packages cannot be installed; on CI (CI=true) that is a failure.
+# Tests against PyTorch, Spark and Label Studio are skipped, loudly, where their packages cannot be installed; on CI (CI=true) that is a failure.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 "$LOCKSTEP_ROOT/scripts/setup.sh"
@@ -23,6 +23,14 @@ if java_is_new_enough && python="$(scripts/venv.sh spark)"; then
 else
     [ "${CI:-}" != true ] || fail "no Spark for the tests: it needs Java 17 or newer, and PyPI's pyspark" "install openjdk-17-jre-headless; see the message above"
     say "*** SKIPPED: tests against Spark, for want of Java 17 or newer or of its packages (see above)"
+fi
+
+if python="$(scripts/venv.sh label-studio)"; then
+    LOCKSTEP_LABEL_STUDIO="$(dirname "$python")"
+    export LOCKSTEP_LABEL_STUDIO
+else
+    [ "${CI:-}" != true ] || fail "no Label Studio for the tests" "see the message above"
+    say "*** SKIPPED: tests against Label Studio, for want of its packages (see above)"
 fi
 
 say "formatting"

@@ -1,12 +1,14 @@
 //! What can be typed. The doc comments are the help texts.
 
 mod datasets;
+mod judge;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels, Layout, OutputArgs, SplitArgs};
+pub use judge::{AggregateArgs, CreateArgs, Judge, JudgeMethod, PlatformArgs, PullArgs};
 
 /// Trains ranking models on Parquet, data-parallel, with one command.
 #[derive(Debug, Parser)]
@@ -35,6 +37,9 @@ pub enum Verb {
     Split(SplitArgs),
     /// Show what a dataset holds, and what is odd about it.
     Inspect(InspectArgs),
+    /// Collect human judgments: make rating tasks, pull ratings, conclude labels.
+    #[command(subcommand)]
+    Judge(Judge),
     /// Run a standing coordinator.
     Coordinator(CoordinatorArgs),
     /// Run one worker for a standing coordinator.

@@ -11,6 +11,7 @@ mod tally;
 pub mod generate;
 pub mod import;
 pub mod inspect;
+pub mod judge;
 pub mod lake;
 pub mod split;
 pub mod store;

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod foreign_clients;
+mod judge;
 mod parity;
 mod resume;
 
