@@ -2,6 +2,7 @@
 
 mod collect;
 mod datasets;
+mod judge;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -9,6 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub use collect::CollectArgs;
 pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels, Layout, OutputArgs, SplitArgs};
+pub use judge::{AggregateArgs, CreateArgs, Judge, JudgeMethod, PlatformArgs, PullArgs};
 
 /// Trains ranking models on Parquet, data-parallel, with one command.
 #[derive(Debug, Parser)]
@@ -39,6 +41,9 @@ pub enum Verb {
     Split(SplitArgs),
     /// Show what a dataset holds, and what is odd about it.
     Inspect(InspectArgs),
+    /// Collect human judgments: make rating tasks, pull ratings, conclude labels.
+    #[command(subcommand)]
+    Judge(Judge),
     /// Run a standing coordinator.
     Coordinator(CoordinatorArgs),
     /// Run one worker for a standing coordinator.

@@ -12,6 +12,7 @@ pub mod collect;
 pub mod generate;
 pub mod import;
 pub mod inspect;
+pub mod judge;
 pub mod lake;
 pub mod split;
 pub mod store;

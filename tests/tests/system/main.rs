@@ -5,6 +5,7 @@
 mod bad_input;
 mod collect;
 mod foreign_clients;
+mod judge;
 mod parity;
 mod resume;
 
