@@ -255,8 +255,6 @@ def main():
     dates, shown = write_lake(world, rng, arguments.out, arguments.events, arguments.days, arguments.events_a_file)
     tables = write_features(world, shown, arguments.out, arguments.missing, rng)
     made = {
-        "lake": str(arguments.out / "lake"),
-        "features": str(arguments.out / "features"),
         "from": dates[0],
         "to": dates[-1],
         "events": arguments.events,

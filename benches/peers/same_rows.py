@@ -2,14 +2,13 @@
 
     python same_rows.py OURS THEIRS [--missing-as 0] [--relative 0] [--show 5]
 
-Lists are told apart by `list_id` where a folder has it, else by session_id, query_id and query_timestamp (what `spark_pipeline.py --list-key`
-keeps), and their rows must be contiguous. How a list is called may differ, what is in it may not: every list of one folder must be
-found in the other with the same query, and each of its rows with the same document, label, weight and features as float32, and as
-many times. The order of lists and of rows inside a list is left open.
+Lists are joined by `list_id`, or by what it is the hash of (session_id, query_id, query_timestamp, which `spark_pipeline.py --list-key`
+keeps), and a list's rows by document. Query, label, weight and features must be equal as float32, rows as many, and those of a list side
+by side; the order of lists and of rows inside a list is left open.
 """
 
 import argparse
-import collections
+import functools
 import itertools
 import pathlib
 import sys
@@ -17,11 +16,12 @@ import sys
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
-KEYS = [["list_id"], ["session_id", "query_id", "query_timestamp"]]
+LIST_KEY = ["session_id", "query_id", "query_timestamp"]
 IDS = ["query_id", "document_id"]
 VALUES = ["label", "sample_weight"]
-NOT_FEATURES = {*itertools.chain(*KEYS), *IDS, *VALUES, "position"}
+NOT_FEATURES = {"list_id", *LIST_KEY, *IDS, *VALUES, "position"}
 
 
 class Unequal(Exception):
@@ -29,86 +29,75 @@ class Unequal(Exception):
 
 
 class TrainingData:
-    """Lists of a folder: (query_id, rows), rows being tuples (document_id, label, weight, features…) in a fixed order."""
+    """Lists of a folder, {list_id: rows}; a row is (query_id, document_id, label, weight, features…), rows in a fixed order."""
 
     def __init__(self, folder, features, missing_as):
         files = sorted(path for path in folder.rglob("*.parquet") if not path.name.startswith((".", "_")))
         if not files:
             raise Unequal(f"no Parquet file in {folder}")
-        tables = [pq.read_table(file, partitioning=None) for file in files]
-        table = pa.concat_tables(tables)
+        table = pa.concat_tables([pq.read_table(file, partitioning=None) for file in files])
         there = set(table.column_names)
         self.features = features or sorted(there - NOT_FEATURES)
-        key = next((key for key in KEYS if there >= set(key)), None)
-        missing = [name for name in (*IDS, *VALUES, *self.features) if name not in there]
-        if missing or not key:
-            raise Unequal(f"{folder} has no {', no '.join(missing) or 'column that tells lists apart'}; its columns: {', '.join(table.column_names)}")
+        needed = [*([] if "list_id" in there else LIST_KEY), *IDS, *VALUES, *self.features]
+        missing = [name for name in needed if name not in there]
+        if missing:
+            raise Unequal(f"{folder} has no {', no '.join(missing)}; its columns: {', '.join(table.column_names)}")
+        self.names = [*IDS, *VALUES, *self.features]
         self.rows = len(table)
-        self.names = ["document_id", *VALUES, *self.features]
-        ids = zip(*(table[name].to_pylist() for name in key))
-        query, document = (table[name].to_pylist() for name in IDS)
-        values = np.column_stack([self.float32(table, name, missing_as) for name in (*VALUES, *self.features)]).tolist()
-        self.lists, seen = [], set()
-        for identity, group in itertools.groupby(zip(ids, query, document, values), key=lambda row: row[0]):
-            if identity in seen:
+        values = np.column_stack([float32(table, name, missing_as) for name in (*VALUES, *self.features)]).tolist()
+        rows = zip(list_ids(table), table["query_id"].to_pylist(), table["document_id"].to_pylist(), values)
+        self.lists = {}
+        for identity, group in itertools.groupby(rows, key=lambda row: row[0]):
+            if identity in self.lists:
                 raise Unequal(f"{folder}: rows of the list {identity} are not side by side")
-            seen.add(identity)
-            group = list(group)
-            queries = {row[1] for row in group}
-            if len(queries) > 1:
-                raise Unequal(f"{folder}: the list {identity} has rows of several queries: {sorted(queries)}")
-            self.lists.append((queries.pop(), tuple(sorted((row[2], *row[3]) for row in group))))
+            self.lists[identity] = sorted((query, document, *numbers) for _, query, document, numbers in group)
 
-    @staticmethod
-    def float32(table, name, missing_as):
-        column = table[name].cast(pa.float32())
-        if missing_as is not None:
-            column = column.fill_null(missing_as)
-        elif column.null_count:
-            raise Unequal(f"`{name}` has {column.null_count} nulls; --missing-as says what they equal")
-        return column.to_numpy().astype(np.float64)
+
+def list_ids(table):
+    """As `lockstep_list_id` (pipeline/src/prepare/list_id.rs) makes them."""
+    if "list_id" in table.column_names:
+        return table["list_id"].to_pylist()
+    session, query = (table[name].to_pylist() for name in ("session_id", "query_id"))
+    micros = table["query_timestamp"].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_pylist()
+    return [list_id(*key) for key in zip(session, query, micros)]
+
+
+@functools.lru_cache
+def list_id(session, query, micros):
+    named = b"".join((session.encode(), b"\0", query.encode(), b"\0", micros.to_bytes(8, "little", signed=True)))
+    return int.from_bytes(xxhash.xxh3_64(named).digest(), "big", signed=True)
+
+
+def float32(table, name, missing_as):
+    column = table[name].cast(pa.float32())
+    if missing_as is not None:
+        column = column.fill_null(missing_as)
+    elif column.null_count:
+        raise Unequal(f"`{name}` has {column.null_count} nulls; --missing-as says what they equal")
+    return column.to_numpy().astype(np.float64)
 
 
 def close(one, other, relative):
     return one == other or (isinstance(one, float) and abs(one - other) <= relative * max(abs(one), abs(other)))
 
 
-def same_list(one, other, relative):
-    return len(one) == len(other) and all(close(a, b, relative) for rows in zip(one, other) for a, b in zip(*rows))
-
-
-def pair_off(ours, theirs, relative):
-    """What is left of both after equal lists are taken away, by (query, documents): {identity: (ours, theirs)}."""
-    left = (collections.Counter(ours.lists), collections.Counter(theirs.lists))
-    left = (left[0] - left[1], left[1] - left[0])
-    by_identity = collections.defaultdict(lambda: ([], []))
-    for side in (0, 1):
-        for (query, rows), count in left[side].items():
-            by_identity[query, tuple(row[0] for row in rows)][side].extend([rows] * count)
-    unequal = {}
-    for identity, (mine, others) in by_identity.items():
-        if relative:
-            for rows in list(mine):
-                near = next((other for other in others if same_list(rows, other, relative)), None)
-                if near:
-                    mine.remove(rows)
-                    others.remove(near)
-        if mine or others:
-            unequal[identity] = (mine, others)
-    return unequal
-
-
-def differences(unequal, names, relative):
-    for (query, documents), (ours, theirs) in sorted(unequal.items()):
-        for mine, other in itertools.zip_longest(sorted(ours), sorted(theirs)):
-            if mine is None or other is None:
-                where = "theirs" if mine is None else "ours"
-                yield f"query {query}: a list of {len(documents)} documents ({', '.join(documents[:3])}, …) is only in {where}"
-                continue
-            for row, twin in zip(mine, other):
-                cells = [f"{name} {a!r}, theirs {b!r}" for name, a, b in zip(names, row, twin) if not close(a, b, relative)]
-                if cells:
-                    yield f"query {query}, document {row[0]}: ours has {'; '.join(cells)}"
+def differences(ours, theirs, relative):
+    for identity, mine in ours.lists.items():
+        where = f"list {identity}, query {mine[0][0]}"
+        other = theirs.lists.get(identity)
+        if other is None:
+            yield f"{where}: only in ours"
+            continue
+        if [row[:2] for row in mine] != [row[:2] for row in other]:
+            documents = [sorted(row[1] for row in rows) for rows in (mine, other)]
+            yield f"{where}: ours has the documents {documents[0]}, theirs {documents[1]} of query {other[0][0]}"
+            continue
+        for row, twin in zip(mine, other):
+            cells = [f"{name} {a!r}, theirs {b!r}" for name, a, b in zip(ours.names, row, twin) if not close(a, b, relative)]
+            if cells:
+                yield f"{where}, document {row[1]}: ours has {'; '.join(cells)}"
+    for identity in theirs.lists.keys() - ours.lists.keys():
+        yield f"list {identity}, query {theirs.lists[identity][0][0]}: only in theirs"
 
 
 def main():
@@ -126,12 +115,11 @@ def main():
     except Unequal as unequal:
         print(f"not the same: {unequal}")
         return 1
-    unequal = pair_off(ours, theirs, arguments.relative)
-    if not unequal:
+    found = list(differences(ours, theirs, arguments.relative))
+    if not found:
         print(f"the same: {ours.rows} rows in {len(ours.lists)} lists; {', '.join(ours.names)}")
         return 0
     print(f"not the same: ours has {ours.rows} rows in {len(ours.lists)} lists, theirs {theirs.rows} in {len(theirs.lists)}")
-    found = list(differences(unequal, ours.names, arguments.relative))
     print("\n".join(found[: arguments.show]))
     if len(found) > arguments.show:
         print(f"… and {len(found) - arguments.show} more")

@@ -113,11 +113,8 @@ class TrainingDataPipeline:
 
     def _cluster(self, frame):
         """Rows of a list side by side, in the order shown."""
-        how = self.arguments.cluster
-        if how == "sort":
+        if self.arguments.cluster == "sort":
             frame = frame.repartition(*LIST_KEY).sortWithinPartitions(*LIST_KEY, "position")
-        elif how == "sort-ids":
-            frame = frame.repartition("query_id").sortWithinPartitions(*LIST_KEY)
         # "kept": exploded rows of an event follow each other, and broadcast joins leave the order of the stream alone.
         return frame if self.arguments.list_key else frame.drop("session_id", "query_timestamp", "position")
 
@@ -131,6 +128,8 @@ def session(arguments, scratch):
         "spark.sql.autoBroadcastJoinThreshold": arguments.broadcast,
         # Above the plan's threshold AQE would fall back to its own; one rule for both.
         "spark.sql.adaptive.autoBroadcastJoinThreshold": arguments.broadcast,
+        # Splits small enough that both threads end together.
+        "spark.sql.files.maxPartitionBytes": arguments.split,
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.parquet.compression.codec": arguments.compression,
         "spark.local.dir": str(scratch),
@@ -179,10 +178,11 @@ def arguments_of(words=None):
     parser.add_argument("--weights", choices=WEIGHTS, default="rounded")
     parser.add_argument("--vector", action="store_true", help="features as VectorAssembler's column; nulls are refused then")
     parser.add_argument("--list-key", action="store_true", help="keep session_id, query_timestamp and position")
-    parser.add_argument("--cluster", choices=["sort", "sort-ids", "kept", "none"], default="sort")
+    parser.add_argument("--cluster", choices=["sort", "kept"], default="sort")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory", default="8g", help="the JVM's heap")
     parser.add_argument("--partitions", type=int, default=8, help="of a shuffle")
+    parser.add_argument("--split", default="32m", help="the largest piece of a file that a task reads")
     parser.add_argument("--broadcast", default="512m", help="tables below this are broadcast; -1 for none")
     parser.add_argument("--compression", default="snappy")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of Spark's")

@@ -6,6 +6,7 @@ mod bad_input;
 mod foreign_clients;
 mod parity;
 mod resume;
+mod spark;
 
 use tests::Sandbox;
 
