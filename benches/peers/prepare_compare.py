@@ -50,7 +50,7 @@ FRUGAL_WAYS = {
     "sorted by list, sort-merge joins": "--cluster sort --partitions 64 --broadcast -1",
 }
 WORK_TARGET, WALL_TARGET = 3.5, 6.0
-SMALLEST_HEAP, LARGEST_HEAP, HEAP_STEP = 512, 2048, 64  # MiB; Spark refuses to start below 450 MiB
+SMALLEST_HEAP, LARGEST_HEAP, HEAP_STEP = 450, 2050, 50  # MiB; Spark refuses to start below 450 MiB
 
 
 class Failed(RuntimeError):
@@ -143,19 +143,18 @@ class Compare:
     def smallest_heap(self, way, say):
         """The smallest heap in MiB with which a way ends well within ten times what it takes with the largest, and its sample."""
         best = self.spark(f"{way} --memory {LARGEST_HEAP}m")
-        limit, heap = 10 * best["wall_seconds"], LARGEST_HEAP
-        low, high = SMALLEST_HEAP // HEAP_STEP - 1, LARGEST_HEAP // HEAP_STEP
-        while high - low > 1:
-            middle = (low + high) // 2
+        limit = 10 * best["wall_seconds"]
+        fails, passes = SMALLEST_HEAP - HEAP_STEP, LARGEST_HEAP
+        while passes - fails > HEAP_STEP:
+            heap = fails + (passes - fails) // HEAP_STEP // 2 * HEAP_STEP
             try:
-                sample = self.spark(f"{way} --memory {middle * HEAP_STEP}m", limit)
-                best, heap, high = sample, middle * HEAP_STEP, middle
-                say(f"  {middle * HEAP_STEP} MiB: passes, {sample['work_seconds']:.1f} s of work, peak {megabytes(sample['peak_bytes'])}")
+                best = self.spark(f"{way} --memory {heap}m", limit)
+                passes = heap
+                say(f"  {heap} MiB: passes, {best['work_seconds']:.1f} s of work, peak {megabytes(best['peak_bytes'])}")
             except Failed as failed:
-                low = middle
-                last = str(failed).strip().splitlines()[-1][:120]
-                say(f"  {middle * HEAP_STEP} MiB: fails ({last})")
-        return heap, best
+                fails = heap
+                say(f"  {heap} MiB: fails ({str(failed).strip().splitlines()[-1][:120]})")
+        return passes, best
 
 
 def megabytes(count):
