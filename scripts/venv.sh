@@ -24,10 +24,10 @@ if ! ready; then
 fi
 if ! ready; then
     say "$name: making $venv from PyPI (once; minutes where it is large)"
-    # Without its stamp a venv is unfinished, and made anew.
+    # Without its stamp a venv is unfinished, and made anew. pip holds the lock too: what outlives a killed run is waited for.
     rm -rf "$venv"
     python3 -m venv "$venv"
-    "$venv/bin/python" -m pip --quiet --disable-pip-version-check install --only-binary=:all: -r "$requirements" >&2 9>&- \
+    "$venv/bin/python" -m pip --quiet --disable-pip-version-check install --only-binary=:all: -r "$requirements" >&2 \
         || fail "the Python packages of \`$name\` could not be installed" "see pip's message above; the requirements are in $requirements"
     echo "$wanted" >"$venv/stamp.new"
     mv "$venv/stamp.new" "$venv/stamp"

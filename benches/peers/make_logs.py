@@ -1,6 +1,6 @@
 """Click logs and feature tables of any size, seeded, for measuring and comparing what turns them into training data.
 
-    python make_logs.py OUT --events 2_000_000 [--days 4] [--missing 0.01]
+    python make_logs.py OUT --events 2_000_000 [--days 4] [--missing 0.01] [--anonymous 0.1]
 
 OUT/lake/click_logs/date=…/part-….parquet has the lake's schema (ranking/src/events/columns.rs), ten results an event; OUT/features/
 has query_features, document_features, pair_features and user_features, one row a key, with the reference's ten features among them.
@@ -76,6 +76,7 @@ class World:
 
     def __init__(self, sizes, rng):
         self.queries, self.documents, self.users = sizes.queries, sizes.documents, sizes.users
+        self.anonymous = sizes.anonymous
         self.query_ids, self.document_ids, self.user_ids = ids("q", self.queries), ids("d", self.documents), ids("u", self.users)
         words = np.array("red blue running trail leather winter kids cheap shoes boots jacket lamp desk phone case bag".split())
         texts = words[rng.integers(0, len(words), (self.queries, 3))]
@@ -96,7 +97,7 @@ def nullable(values, there, kind):
     return pa.array(values, kind, mask=~there)
 
 
-def events(world, rng, first_micros, per_event_micros, first_number, total, count):
+def events(world, rng, first_micros, per_event_micros, first_number, count):
     """A batch of `count` events in the order of time."""
     query = np.searchsorted(world.query_cumulative, rng.random(count)).clip(0, world.queries - 1)
     noisy = world.score[query] + rng.normal(0, 0.7, (count, POOL)).astype(np.float32)
@@ -120,7 +121,7 @@ def events(world, rng, first_micros, per_event_micros, first_number, total, coun
 
     moment = first_micros + ((np.arange(count) + rng.random(count)) * per_event_micros).astype(np.int64)
     click_moment = moment[:, None] + rng.integers(1_000_000, 60_000_000, grade.shape)
-    known_user = rng.random(count) > 0.1
+    known_user = rng.random(count) >= world.anonymous
     session = rng.integers(first_number // 3, max(first_number // 3 + 1, (first_number + count) // 3), count)
     flat = count * SHOWN
     results = pa.StructArray.from_arrays(
@@ -177,7 +178,7 @@ def write_lake(world, rng, out, total, days, events_a_file):
                 for begin in range(done, done + in_file, 50_000):
                     count = min(50_000, done + in_file - begin)
                     first = (date - epoch).days * DAY_MICROS + int(begin * per_event)
-                    batch, pairs = events(world, rng, first, per_event, number, total, count)
+                    batch, pairs = events(world, rng, first, per_event, number, count)
                     writer.write_batch(batch)
                     shown.append(pairs)
                     number += count
@@ -242,6 +243,7 @@ def main():
     parser.add_argument("--users", type=int, default=50_000)
     parser.add_argument("--events-a-file", type=int, default=250_000)
     parser.add_argument("--missing", type=float, default=0.0, help="share of keys that a feature table lacks, and of values that are null")
+    parser.add_argument("--anonymous", type=float, default=0.0, help="share of events without a user")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     if arguments.documents < 2 * POOL:
@@ -253,8 +255,6 @@ def main():
     dates, shown = write_lake(world, rng, arguments.out, arguments.events, arguments.days, arguments.events_a_file)
     tables = write_features(world, shown, arguments.out, arguments.missing, rng)
     made = {
-        "lake": str(arguments.out / "lake"),
-        "features": str(arguments.out / "features"),
         "from": dates[0],
         "to": dates[-1],
         "events": arguments.events,

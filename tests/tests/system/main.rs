@@ -8,6 +8,7 @@ mod foreign_clients;
 mod judge;
 mod parity;
 mod resume;
+mod spark;
 
 use tests::Sandbox;
 
