@@ -107,7 +107,7 @@ impl From<PipelineError> for Fault {
     fn from(error: PipelineError) -> Self {
         let fault = match error.kind {
             ErrorKind::Options | ErrorKind::Data => Self::words(error.message),
-            ErrorKind::Io => Self::run(error.message),
+            ErrorKind::Io | ErrorKind::Network => Self::run(error.message),
         };
         let fault = match &error.source {
             Some(source) => fault.because(source.as_ref()),

@@ -13,6 +13,8 @@ pub enum ErrorKind {
     Data,
     /// The machine refused: a file that cannot be read or written.
     Io,
+    /// A server refused, or cannot be reached: a broker, an object store.
+    Network,
 }
 
 /// Why an import, a generation, a split or an inspection ended; the message names file, line or row, and column.
@@ -38,6 +40,10 @@ impl PipelineError {
     pub(crate) fn io(what: &str, path: &Path, source: std::io::Error) -> Self {
         let message = format!("cannot {what} `{}`", path.display());
         Self { kind: ErrorKind::Io, message, hint: None, source: Some(Box::new(source)) }
+    }
+
+    pub(crate) fn network(message: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::Network, message: message.into(), hint: None, source: None }
     }
 
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {

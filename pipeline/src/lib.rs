@@ -11,7 +11,9 @@ mod tally;
 pub mod generate;
 pub mod import;
 pub mod inspect;
+pub mod lake;
 pub mod split;
+pub mod store;
 
 pub use dataset::writer::{Compression, Layout};
 pub use error::{ErrorKind, PipelineError};

@@ -1,0 +1,146 @@
+//! The lake of click logs: `click_logs/date=YYYY-MM-DD/*.parquet`, one row an event ([`LogSchema`](ranking::events::LogSchema)).
+//!
+//! A file counts once a [`Commit`] lists it. Commits are small JSON files `_commits/<source>/<name>.json` that are put only where
+//! none is, so of two writers that would write the same events one wins, and the files of the other never existed. A writer that is killed
+//! leaves at most files that no commit lists. In a lake without any commit (Spark's, say) all Parquet files count.
+
+mod commit;
+mod file;
+mod spool;
+mod writer;
+
+use std::{collections::BTreeSet, fs::File, ops::RangeInclusive};
+
+use chrono::NaiveDate;
+use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::{ObjectMeta, path::Path};
+
+pub use self::{
+    commit::{Commit, CommittedFile, DeadLetters},
+    spool::{Published, Spool},
+    writer::{CommitOptions, LakeWriter, RollOptions},
+};
+use crate::{PipelineError, store::Store};
+
+/// The table's folder below the lake's root.
+const TABLE: &str = "click_logs";
+/// Commits read at once.
+const READ_AHEAD: usize = 16;
+
+/// A lake, on disk or on S3. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Lake {
+    /// At the table's folder.
+    store: Store,
+}
+
+/// A data file that counts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LakeFile {
+    /// In [`Store::object_store`].
+    pub path: Path,
+    pub date: NaiveDate,
+    pub bytes: u64,
+    /// Events, where a commit tells.
+    pub rows: Option<u64>,
+}
+
+impl Lake {
+    /// The lake's root, or its `click_logs` folder itself. Nothing need be there yet.
+    pub fn open(location: &str) -> Result<Self, PipelineError> {
+        let store = Store::open(location)?;
+        let is_table = store.path("").filename() == Some(TABLE);
+        Ok(Self { store: if is_table { store } else { store.below(TABLE) } })
+    }
+
+    /// The store at the table's folder.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The files of these dates, sorted by date and name. If there are none, the error names the dates that there are.
+    pub async fn files(&self, dates: RangeInclusive<NaiveDate>) -> Result<Vec<LakeFile>, PipelineError> {
+        let mut files = self.all_files().await?;
+        let known: BTreeSet<NaiveDate> = files.iter().map(|file| file.date).collect();
+        files.retain(|file| dates.contains(&file.date));
+        if !files.is_empty() {
+            files.sort_unstable_by(|a, b| (a.date, &a.path).cmp(&(b.date, &b.path)));
+            return Ok(files);
+        }
+        let place = self.store.display("");
+        let (from, to) = dates.into_inner();
+        Err(match (known.first(), known.last()) {
+            (Some(first), Some(last)) => {
+                PipelineError::data(format!("`{place}` has no click logs from {from} to {to}")).with_hint(format!(
+                    "there are {} dates, from {first} to {last}",
+                    known.len()
+                ))
+            }
+            _ => PipelineError::data(format!("`{place}` holds no click logs"))
+                .with_hint("fill it with `lockstep collect` or `lockstep logs simulate`, or see whether the path is right"),
+        })
+    }
+
+    async fn all_files(&self) -> Result<Vec<LakeFile>, PipelineError> {
+        let commits = commit::all(&self.store).await?;
+        if commits.is_empty() {
+            let found = self.store.list("").await?;
+            return Ok(found.iter().filter_map(|object| self.foreign(object)).collect());
+        }
+        let read = commits.into_iter().map(|below| async move { commit::read(&self.store, &below).await });
+        let commits: Vec<Commit> = futures::stream::iter(read).buffered(READ_AHEAD).try_collect().await?;
+        let files = commits.into_iter().flat_map(|commit| commit.files);
+        Ok(files
+            .map(|file| LakeFile {
+                path: self.store.path(&file.path),
+                date: file.date,
+                bytes: file.bytes,
+                rows: Some(file.rows),
+            })
+            .collect())
+    }
+
+    /// A file of a lake that keeps no commits, told by its name.
+    fn foreign(&self, object: &ObjectMeta) -> Option<LakeFile> {
+        let below = self.store.relative(&object.location)?;
+        let hidden = below.split('/').any(|part| part.starts_with(['_', '.']));
+        let date = below.split('/').next()?.strip_prefix("date=")?.parse().ok()?;
+        let counts = !hidden && below.ends_with(".parquet");
+        counts.then(|| LakeFile { path: object.location.clone(), date, bytes: object.size, rows: None })
+    }
+
+    /// The names of a source's commits, ascending.
+    pub async fn commit_names(&self, source: &str) -> Result<Vec<String>, PipelineError> {
+        commit::names(&self.store, source).await
+    }
+
+    /// A commit that is there.
+    pub async fn commit(&self, source: &str, name: &str) -> Result<Commit, PipelineError> {
+        commit::read(&self.store, &commit::path(source, name)).await
+    }
+
+    /// Removes what writers that were killed left behind: hidden files that nobody is writing any more, and data files of which
+    /// `dead` is sure that no commit can ever list them. Returns how many.
+    pub async fn sweep(&self, dead: impl AsyncFn(&str) -> Result<bool, PipelineError>) -> Result<u64, PipelineError> {
+        let mut removed = 0;
+        for object in self.store.list("").await? {
+            let Some(below) = self.store.relative(&object.location) else { continue };
+            let name = below.rsplit('/').next().unwrap_or_default();
+            let remove = match self.store.local(&below) {
+                // Whoever writes holds the lock for as long as its process lives.
+                Some(path) if name.starts_with(spool::HIDDEN) => {
+                    File::open(path).is_ok_and(|file| file.try_lock().is_ok())
+                }
+                _ => !name.starts_with('.') && dead(&below).await?,
+            };
+            if remove {
+                self.store.remove(&object.location).await?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+}
+
+#[cfg(test)]
+mod tests;
