@@ -1,12 +1,14 @@
 //! What can be typed. The doc comments are the help texts.
 
 mod datasets;
+mod logs;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels, Layout, OutputArgs, SplitArgs};
+pub use logs::{ClickModel, ImportLogs, Logs, SimulateArgs, UbiArgs, Unknown};
 
 /// Trains ranking models on Parquet, data-parallel, with one command.
 #[derive(Debug, Parser)]
@@ -35,6 +37,9 @@ pub enum Verb {
     Split(SplitArgs),
     /// Show what a dataset holds, and what is odd about it.
     Inspect(InspectArgs),
+    /// Make click logs, or bring in those of other systems.
+    #[command(subcommand)]
+    Logs(Logs),
     /// Run a standing coordinator.
     Coordinator(CoordinatorArgs),
     /// Run one worker for a standing coordinator.

@@ -7,6 +7,7 @@ mod datasets;
 mod document;
 mod errors;
 mod json;
+mod logs;
 mod print;
 mod remote;
 mod resume;
@@ -55,6 +56,7 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
             match verb {
                 Verb::Train(train) => Box::pin(train::train(train, args.log.as_deref())).await,
                 Verb::Coordinator(args) => Box::pin(serve::serve(args)).await,
+                Verb::Logs(verb) => Box::pin(logs::logs(verb)).await,
                 Verb::Submit(args) => remote::submit(args).await,
                 Verb::List(args) => remote::list(&args).await,
                 Verb::Status(args) => remote::status(&args).await,

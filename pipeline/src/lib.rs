@@ -12,8 +12,10 @@ pub mod generate;
 pub mod import;
 pub mod inspect;
 pub mod lake;
+pub mod simulate;
 pub mod split;
 pub mod store;
+pub mod ubi;
 
 pub use dataset::writer::{Compression, Layout};
 pub use error::{ErrorKind, PipelineError};

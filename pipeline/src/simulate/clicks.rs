@@ -70,7 +70,13 @@ impl Users {
     }
 
     /// Fills in what happened to the results of a list, which stand in the order of their positions; randomness from `key`.
-    pub fn browse(&self, results: &mut [ResultImpression], grades: impl Fn(usize) -> u8, shown_at: Timestamp, key: u64) {
+    pub fn browse(
+        &self,
+        results: &mut [ResultImpression],
+        grades: impl Fn(usize) -> u8,
+        shown_at: Timestamp,
+        key: u64,
+    ) {
         let mut reading = true;
         // A reader needs a while for each result, and comes to the lower ones later.
         let mut now = shown_at.0;

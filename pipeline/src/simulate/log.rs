@@ -29,15 +29,7 @@ const DAY_SECONDS: f64 = 85_500.0;
 const DAY_MICROS: i64 = 86_400_000_000;
 /// Nights are quieter than days by up to this.
 const NIGHT: f64 = 0.6;
-const DEVICES: [&str; 20] = {
-    let mut devices = ["phone"; 20];
-    let mut at = 0;
-    while at < 9 {
-        devices[at] = if at < 7 { "desktop" } else { "tablet" };
-        at += 1;
-    }
-    devices
-};
+const DEVICES: [&str; 8] = ["phone", "phone", "phone", "phone", "desktop", "desktop", "desktop", "tablet"];
 const LOCATIONS: [&str; 12] = ["DE", "DE", "DE", "FR", "FR", "GB", "GB", "US", "ES", "IT", "NL", "PL"];
 /// Rankings that are kept, by query, ranker and version of the features.
 const KEPT: usize = 1 << 14;
@@ -98,7 +90,10 @@ pub struct Log {
 impl Log {
     /// Of options that were [checked](SimulateOptions::check).
     pub fn new(options: &SimulateOptions) -> Self {
-        let logged = FEATURES.iter().enumerate().filter(|(_, (name, _))| options.log_features.iter().any(|logged| logged == name));
+        let logged = FEATURES
+            .iter()
+            .enumerate()
+            .filter(|(_, (name, _))| options.log_features.iter().any(|logged| logged == name));
         let logged: Vec<usize> = logged.map(|(at, _)| at).collect();
         Self {
             world: World::new(options),

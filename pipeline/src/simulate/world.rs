@@ -19,12 +19,10 @@ const SAMPLE_CANDIDATES: u64 = 1 << 14;
 /// Shares of the candidates below grade 1, 2, 3 and 4.
 const BELOW: [f64; 4] = [0.50, 0.72, 0.87, 0.95];
 /// Queries are words of a shop.
-const WORDS: [&str; 48] = [
-    "black", "white", "red", "blue", "small", "large", "wireless", "leather", "steel", "cotton", "kids", "mens", "womens", "running",
-    "travel", "outdoor", "kitchen", "office", "gaming", "vintage", "folding", "portable", "waterproof", "organic", "shoes", "jacket",
-    "backpack", "headphones", "charger", "keyboard", "monitor", "lamp", "desk", "chair", "bottle", "knife", "pan", "kettle", "blanket",
-    "pillow", "tent", "bicycle", "helmet", "watch", "camera", "speaker", "printer", "mattress",
-];
+const WORDS: &str = "black white red blue small large wireless leather steel cotton kids mens womens running travel \
+    outdoor kitchen office gaming vintage folding portable waterproof organic shoes jacket backpack \
+    headphones charger keyboard monitor lamp desk chair bottle knife pan kettle blanket pillow tent \
+    bicycle helmet watch camera speaker printer mattress";
 
 /// Where a feature is found: which table holds it, unless the log does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +153,8 @@ impl World {
 
     /// What somebody typed.
     pub fn text(&self, query: &Query) -> String {
-        let word = |at: u64| WORDS[(draw(query.key, 8 + at) % WORDS.len() as u64) as usize];
+        let words: Vec<&str> = WORDS.split(' ').collect();
+        let word = |at: u64| words[(draw(query.key, 8 + at) % words.len() as u64) as usize];
         (0..query.length as u64).map(word).collect::<Vec<_>>().join(" ")
     }
 
@@ -230,7 +229,8 @@ impl World {
         let in_title = if similarity > 0.45 { 1.2 * title } else { 0.0 };
         let fresh = if query.length < 2.5 { 1.3 * document.freshness } else { 0.0 };
         let spam = if document.quality < 0.3 { -1.6 } else { 0.0 };
-        let relevance = evidence + in_title + fresh + spam + 1.2 * price + 0.05 * document.fame + 0.5 * bell(draw(key, 3));
+        let relevance =
+            evidence + in_title + fresh + spam + 1.2 * price + 0.05 * document.fame + 0.5 * bell(draw(key, 3));
         let features = [
             6.0 * root * matched,
             similarity,
@@ -266,7 +266,11 @@ fn document_of(key: u64, version: u8) -> Document {
 fn zipf(unit: f64, count: u64, exponent: f64) -> u64 {
     let end = (count + 1) as f64;
     let power = 1.0 - exponent;
-    let rank = if power.abs() < 1e-9 { (unit * end.ln()).exp() } else { (1.0 + unit * (end.powf(power) - 1.0)).powf(1.0 / power) };
+    let rank = if power.abs() < 1e-9 {
+        (unit * end.ln()).exp()
+    } else {
+        (1.0 + unit * (end.powf(power) - 1.0)).powf(1.0 / power)
+    };
     (rank as u64).clamp(1, count) - 1
 }
 
