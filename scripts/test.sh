@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that must hold: formatting, clippy without a warning, all tests. Brings what they need.
-# Tests against PyTorch are skipped, loudly, where its packages cannot be installed; on CI (CI=true) that is a failure.
+# Tests against PyTorch, a broker or S3 are skipped, loudly, where these cannot be brought; on CI (CI=true) that is a failure.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 "$LOCKSTEP_ROOT/scripts/setup.sh"
@@ -11,6 +11,13 @@ if python="$(scripts/peers.sh)"; then
 else
     [ "${CI:-}" != true ] || fail "the peers' Python could not be made" "see the message above"
     say "*** SKIPPED: tests against PyTorch, for want of its packages (see above)"
+fi
+
+if servers="$(scripts/servers.sh)"; then
+    export LOCKSTEP_TANSU="$servers/tansu" LOCKSTEP_S3S="$servers/s3s-fs"
+else
+    [ "${CI:-}" != true ] || fail "the servers could not be built" "see the message above"
+    say "*** SKIPPED: tests against a broker and S3, for want of their servers (see above)"
 fi
 
 say "formatting"

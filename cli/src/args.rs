@@ -1,5 +1,6 @@
 //! What can be typed. The doc comments are the help texts.
 
+mod collect;
 mod datasets;
 mod logs;
 
@@ -7,6 +8,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+pub use collect::CollectArgs;
 pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels, Layout, OutputArgs, SplitArgs};
 pub use logs::{ClickModel, ImportLogs, Logs, SimulateArgs, UbiArgs, Unknown};
 
@@ -31,6 +33,8 @@ pub enum Verb {
     /// Turn text data into training Parquet.
     #[command(subcommand)]
     Import(Import),
+    /// Gather click logs from a Kafka topic into a lake, each event exactly once.
+    Collect(CollectArgs),
     /// Make a synthetic ranking dataset whose true ranking is known.
     Generate(GenerateArgs),
     /// Split a dataset by query, never through one.

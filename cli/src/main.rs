@@ -3,6 +3,7 @@
 mod args;
 mod children;
 mod client;
+mod collect;
 mod datasets;
 mod document;
 mod errors;
@@ -57,6 +58,7 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
                 Verb::Train(train) => Box::pin(train::train(train, args.log.as_deref())).await,
                 Verb::Coordinator(args) => Box::pin(serve::serve(args)).await,
                 Verb::Logs(verb) => Box::pin(logs::logs(verb)).await,
+                Verb::Collect(args) => collect::collect(args).await,
                 Verb::Submit(args) => remote::submit(args).await,
                 Verb::List(args) => remote::list(&args).await,
                 Verb::Status(args) => remote::status(&args).await,

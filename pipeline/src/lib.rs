@@ -8,6 +8,7 @@ mod output;
 mod reader;
 mod tally;
 
+pub mod collect;
 pub mod generate;
 pub mod import;
 pub mod inspect;

@@ -16,7 +16,12 @@ use crate::{
 };
 
 /// How the names of files that are being written begin.
-pub const HIDDEN: &str = ".partial-";
+const HIDDEN: &str = ".partial-";
+
+/// Whether it is one that is being written, or was when its writer was killed.
+pub fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(HIDDEN))
+}
 
 /// Written from one thread; gone when dropped, unless published.
 pub struct Spool {

@@ -23,7 +23,9 @@ impl Timestamp {
         let naive = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f"]
             .iter()
             .find_map(|format| NaiveDateTime::parse_from_str(text, format).ok());
-        naive.map(|moment| (Self(moment.and_utc().timestamp_micros()), true)).ok_or_else(|| NotATimestamp(text.to_owned()))
+        naive
+            .map(|moment| (Self(moment.and_utc().timestamp_micros()), true))
+            .ok_or_else(|| NotATimestamp(text.to_owned()))
     }
 
     /// The day it falls on, in UTC.
@@ -33,7 +35,11 @@ impl Timestamp {
 
     fn moment(self) -> DateTime<chrono::Utc> {
         // Whatever was read lies within; a number beyond is brought to the edge, 262,000 years away.
-        DateTime::from_timestamp_micros(self.0).unwrap_or(if self.0 < 0 { DateTime::<chrono::Utc>::MIN_UTC } else { DateTime::<chrono::Utc>::MAX_UTC })
+        DateTime::from_timestamp_micros(self.0).unwrap_or(if self.0 < 0 {
+            DateTime::<chrono::Utc>::MIN_UTC
+        } else {
+            DateTime::<chrono::Utc>::MAX_UTC
+        })
     }
 }
 
