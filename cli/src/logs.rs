@@ -4,6 +4,7 @@ use std::{io::IsTerminal as _, process::ExitCode};
 
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pipeline::{
+    collect::KafkaSettings,
     simulate::{self, Destination, SimulateOptions},
     ubi::UbiOptions,
 };
@@ -37,10 +38,17 @@ async fn simulate(args: SimulateArgs) -> Result<ExitCode, Fault> {
 }
 
 fn options(args: SimulateArgs) -> Result<SimulateOptions, Fault> {
-    let destination = match (args.out_lake, args.brokers, args.topic) {
-        (Some(lake), _, _) => Destination::Lake(lake),
-        (None, Some(brokers), Some(topic)) => Destination::Kafka { brokers, topic, settings: args.kafka },
-        _ => {
+    let mut settings = KafkaSettings::default();
+    if let Some(path) = &args.kafka_config {
+        settings.add_file(path)?;
+    }
+    for setting in &args.kafka {
+        settings.add(setting)?;
+    }
+    let destination = match (args.out_lake, args.brokers) {
+        (Some(lake), _) => Destination::Lake(lake),
+        (None, Some(brokers)) => Destination::Kafka { brokers, topic: args.topic, settings },
+        (None, None) => {
             let hint = "give `--out-lake LAKE`, or `--brokers HOST:PORT --topic TOPIC`";
             return Err(Fault::words("the events have no destination").hint(hint));
         }

@@ -26,14 +26,18 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "LAKE", required_unless_present = "brokers", conflicts_with = "brokers")]
     pub out_lake: Option<String>,
     /// Send the events to Kafka instead: `host:port`, several with commas between them.
-    #[arg(long, value_name = "HOST:PORT,…", requires = "topic")]
+    #[arg(long, value_name = "HOST:PORT,…")]
     pub brokers: Option<String>,
     /// The topic, which must be there.
-    #[arg(long, requires = "brokers")]
-    pub topic: Option<String>,
-    /// Set a property of librdkafka: `--kafka security.protocol=SSL`. May be repeated.
-    #[arg(long = "kafka", value_name = "KEY=VALUE", value_parser = super::key_value, requires = "brokers")]
-    pub kafka: Vec<(String, String)>,
+    #[arg(long, value_name = "NAME", default_value = "search_events")]
+    pub topic: String,
+    /// Set the Kafka client up for TLS, SASL or anything else: `--kafka security.protocol=SASL_SSL`. May be repeated. The settings are
+    /// librdkafka's.
+    #[arg(long, value_name = "KEY=VALUE", requires = "brokers")]
+    pub kafka: Vec<String>,
+    /// A file of such settings, one a line; --kafka goes over it.
+    #[arg(long, value_name = "FILE", requires = "brokers")]
+    pub kafka_config: Option<PathBuf>,
     /// Where feature tables and truth go: `query_features/`, `document_features/`, `pair_features/`, `user_features/`, `truth/`
     /// (training data with the true grades) and `truth.json` [default: they are not written].
     #[arg(long, value_name = "DIR")]

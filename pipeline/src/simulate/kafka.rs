@@ -11,13 +11,14 @@ use std::{
 use ranking::events::{LogSchema, ResultImpression, SearchEvent};
 use rdkafka::{
     ClientConfig, ClientContext,
+    config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::DeliveryResult,
     producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext},
 };
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
-use crate::PipelineError;
+use crate::{PipelineError, collect::KafkaSettings};
 
 /// How long a broker may take to say what topics it has.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
@@ -40,13 +41,21 @@ struct Deliveries {
     /// Why the first that was lost was lost.
     lost: Mutex<Option<KafkaError>>,
     /// What the client last complained of.
-    trouble: Mutex<Option<String>>,
+    trouble: Mutex<Option<(Option<RDKafkaErrorCode>, String)>>,
 }
 
 impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(?level, facility, message, "librdkafka");
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka");
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        tracing::debug!(%error, reason, "librdkafka error");
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        // That all brokers are down is what follows from the reason.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) || trouble.is_none() {
+            *trouble = Some((error.rdkafka_error_code(), reason.to_owned()));
+        }
     }
 }
 
@@ -68,48 +77,57 @@ impl Topic {
     pub fn open(
         brokers: &str,
         topic: &str,
-        settings: &[(String, String)],
+        settings: &KafkaSettings,
         schema: &LogSchema,
     ) -> Result<Self, PipelineError> {
         let mut config = ClientConfig::new();
         config
-            .set("bootstrap.servers", brokers)
             .set("client.id", "lockstep-simulate")
             // A message that is sent again after a lost answer is in the topic once, and in its place.
             .set("enable.idempotence", "true")
             .set("queue.buffering.max.kbytes", "32768")
             .set("linger.ms", "20");
-        for (key, value) in settings {
+        for (key, value) in settings.iter() {
             config.set(key, value);
         }
-        let producer: BaseProducer<Deliveries> =
-            config.create_with_context(Deliveries::default()).map_err(|error| {
-                PipelineError::options("these settings make no Kafka producer")
-                    .because(error)
-                    .with_hint("`--kafka key=value` takes librdkafka's configuration properties")
-            })?;
+        config.set("bootstrap.servers", brokers);
+        let producer: BaseProducer<Deliveries> = config.create_with_context(Deliveries::default()).map_err(|error| {
+            let hint = "settings are librdkafka's: https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md";
+            // The value may be a secret.
+            let message = match &error {
+                KafkaError::ClientConfig(_, _, key, _) => format!("the Kafka client does not take the setting `{key}`"),
+                _ => "the Kafka client cannot be made".into(),
+            };
+            PipelineError::options(message).with_hint(hint)
+        })?;
         let topic = Self { producer, topic: topic.to_owned(), schema: schema.clone(), json: Vec::new(), bytes: 0 };
         topic.exists(brokers)?;
         Ok(topic)
     }
 
     fn exists(&self, brokers: &str) -> Result<(), PipelineError> {
-        let metadata = self.producer.client().fetch_metadata(Some(&self.topic), ANSWER_WITHIN).map_err(|error| {
+        use RDKafkaErrorCode as Code;
+        let found = self.producer.client().fetch_metadata(Some(&self.topic), ANSWER_WITHIN);
+        let found = found.map_err(|error| {
             self.producer.poll(Duration::ZERO);
             let trouble = self.producer.context().trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let error = PipelineError::network(format!("no broker of `{brokers}` answers")).because(error);
-            error.with_hint(match trouble {
-                Some(trouble) => format!("the client says: {trouble}"),
-                None => "is the address right, and does the broker run?".into(),
-            })
+            let (code, reason) = trouble.unwrap_or_else(|| (error.rdkafka_error_code(), error.to_string()));
+            let (message, hint) = match code {
+                Some(Code::Authentication | Code::SaslAuthenticationFailed | Code::UnsupportedSASLMechanism) => (
+                    format!("`{brokers}` refused the credentials"),
+                    "see security.protocol, sasl.mechanism, sasl.username and sasl.password in --kafka or --kafka-config",
+                ),
+                _ => (
+                    format!("`{brokers}` cannot be reached, or does not answer"),
+                    "see whether the broker is up, and whether the address it advertises is right; TLS and SASL go in --kafka",
+                ),
+            };
+            PipelineError::network(message).with_hint(hint).because(std::io::Error::other(reason))
         })?;
-        match metadata.topics().first() {
-            Some(found) if found.error().is_none() && !found.partitions().is_empty() => Ok(()),
-            _ => {
-                let message = format!("there is no topic `{}` on `{brokers}`", self.topic);
-                Err(PipelineError::network(message)
-                    .with_hint("make it first, with as many partitions as it shall have"))
-            }
+        match found.topics().first() {
+            Some(topic) if topic.error().is_none() && !topic.partitions().is_empty() => Ok(()),
+            _ => Err(PipelineError::network(format!("`{brokers}` has no topic `{}`", self.topic))
+                .with_hint("see whether the name is right, and whether the topic was made")),
         }
     }
 

@@ -10,7 +10,7 @@ use super::{
     clicks::{ATTRACTIVENESS, ClickModel, EXAMINATION},
     world::FEATURES,
 };
-use crate::PipelineError;
+use crate::{PipelineError, collect::KafkaSettings};
 
 /// Where the events go.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,12 +18,7 @@ pub enum Destination {
     /// The root of a lake, on disk or on S3; all events become visible by one commit.
     Lake(String),
     /// A topic, one JSON message an event, keyed by session.
-    Kafka {
-        brokers: String,
-        topic: String,
-        /// Passed to librdkafka, over what is set here.
-        settings: Vec<(String, String)>,
-    },
+    Kafka { brokers: String, topic: String, settings: KafkaSettings },
 }
 
 /// Options of [`simulate`](super::simulate).
