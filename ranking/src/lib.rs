@@ -2,4 +2,6 @@
 //! with the conventions they follow. No IO, no tensors.
 
 pub mod events;
+pub mod labels;
 pub mod metrics;
+pub mod propensity;
