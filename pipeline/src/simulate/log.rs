@@ -8,7 +8,10 @@ use std::f64::consts::TAU;
 use std::fmt::Write as _;
 
 use dataset::seeded::{Stream, mix};
-use ranking::events::{LogSchema, ResultImpression, SearchEvent, Timestamp};
+use ranking::{
+    events::{LogSchema, ResultImpression, SearchEvent, Timestamp},
+    propensity::Exploration,
+};
 
 use super::{
     SimulateOptions,
@@ -74,7 +77,8 @@ pub struct Log {
     first_day: i64,
     results: usize,
     top_k: usize,
-    exploration: f64,
+    rate: f64,
+    exploration: Exploration,
     anonymous: f64,
     rankers: u8,
     second_version: Option<u64>,
@@ -105,7 +109,8 @@ impl Log {
             first_day: options.first_day().0,
             results: options.results as usize,
             top_k: options.top_k.min(options.results) as usize,
-            exploration: options.exploration,
+            rate: options.exploration,
+            exploration: Exploration::new(options.exploration, options.top_k as usize).unwrap_or_default(),
             anonymous: options.anonymous,
             rankers: options.rankers,
             second_version: options.second_version.map(u64::from),
@@ -159,7 +164,7 @@ impl Log {
         self.session.started += 15_000_000 + random.below(135_000_000) as i64;
         let query = self.world.asked(random.unit());
         let version = u8::from(self.second_version.is_some_and(|since| day >= since));
-        let explored = random.unit() < self.exploration;
+        let explored = random.unit() < self.rate;
 
         self.order.clear();
         self.order.extend(0..self.results);
@@ -168,7 +173,6 @@ impl Log {
                 self.order.swap(i, random.below(i as u64 + 1) as usize);
             }
         }
-        let shuffled = self.exploration / self.top_k as f64;
         let preference = self.world.preference(self.session.user);
         let shown_at = Timestamp(self.session.started);
         let slot = self.ranking(query, self.session.ranker, version);
@@ -180,13 +184,7 @@ impl Log {
             result.position = at as u32 + 1;
             result.document_id.clone_from(&ranked.document_id);
             result.score = ranked.score;
-            result.propensity = Some(if at >= self.top_k {
-                1.0
-            } else if self.order[at] == at {
-                1.0 - self.exploration + shuffled
-            } else {
-                shuffled
-            });
+            result.propensity = Some(self.exploration.propensity(self.order[at], at, self.results));
             result.features.clear();
             let value = |&at: &usize| match at {
                 PREFERENCE => self.session.known.then_some(preference),
