@@ -133,3 +133,49 @@ pub enum Unknown {
     /// They are imported, with the words that their impressions repeat, if any.
     Keep,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Args, Verb};
+
+    fn parse(line: &str) -> Result<Logs, clap::Error> {
+        Args::try_parse_from(line.split(' ')).map(|args| match args.verb {
+            Verb::Logs(logs) => logs,
+            verb => panic!("{verb:?}"),
+        })
+    }
+
+    #[test]
+    fn a_simulation_goes_to_a_lake_or_to_a_topic_and_not_to_both() {
+        let Ok(Logs::Simulate(args)) = parse("lockstep logs simulate --out-lake lake --examination 1,0.5 --days 2")
+        else {
+            panic!("not simulate")
+        };
+        assert_eq!((args.out_lake.as_deref(), &*args.examination, args.days), (Some("lake"), &[1.0, 0.5][..], 2));
+        let Ok(Logs::Simulate(args)) = parse("lockstep logs simulate --brokers b:1 --topic t --kafka linger.ms=5")
+        else {
+            panic!("not simulate")
+        };
+        assert_eq!(
+            (args.brokers.as_deref(), &*args.topic, &*args.kafka),
+            (Some("b:1"), "t", &["linger.ms=5".to_owned()][..])
+        );
+        assert!(parse("lockstep logs simulate").is_err());
+        assert!(parse("lockstep logs simulate --out-lake lake --brokers b:1").is_err());
+        assert!(parse("lockstep logs simulate --out-lake lake --kafka linger.ms=5").is_err());
+    }
+
+    #[test]
+    fn unknown_queries_of_ubi_are_left_out_unless_asked_for() {
+        let Ok(Logs::Import(ImportLogs::Ubi(args))) = parse("lockstep logs import ubi a.ndjson b.ndjson --lake lake")
+        else {
+            panic!("not ubi")
+        };
+        assert_eq!((args.inputs.len(), args.unknown), (2, Unknown::Skip));
+        assert!(parse("lockstep logs import ubi a.ndjson --lake lake --unknown keep").is_ok());
+        assert!(parse("lockstep logs import ubi --lake lake").is_err());
+    }
+}

@@ -1,7 +1,5 @@
 //! What a user does with a list: who is looked at, who is clicked, and what follows a click.
 
-use std::{fmt, str::FromStr};
-
 use dataset::seeded::mix;
 use ranking::events::{ResultImpression, Timestamp};
 use serde::Serialize;
@@ -32,27 +30,6 @@ pub enum ClickModel {
     Pbm,
     /// The cascade model: read from the top, until the first attractive result is clicked (Craswell et al. 2008).
     Cascade,
-}
-
-impl fmt::Display for ClickModel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Pbm => "pbm",
-            Self::Cascade => "cascade",
-        })
-    }
-}
-
-impl FromStr for ClickModel {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Self, String> {
-        match word {
-            "pbm" => Ok(Self::Pbm),
-            "cascade" => Ok(Self::Cascade),
-            _ => Err(format!("`{word}` is none of pbm, cascade")),
-        }
-    }
 }
 
 /// A click model with its probabilities.

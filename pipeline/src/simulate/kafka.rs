@@ -197,11 +197,11 @@ struct WithFeatures<'a> {
 
 impl Serialize for WithFeatures<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let results: Vec<Result_<'_>> = self
+        let results: Vec<Shown<'_>> = self
             .event
             .results
             .iter()
-            .map(|result| Result_ { result, features: Features { result, names: self.names } })
+            .map(|result| Shown { result, features: Features { result, names: self.names } })
             .collect();
         let SearchEvent {
             session_id,
@@ -231,7 +231,7 @@ impl Serialize for WithFeatures<'_> {
 }
 
 #[derive(Serialize)]
-struct Result_<'a> {
+struct Shown<'a> {
     #[serde(flatten)]
     result: &'a ResultImpression,
     #[serde(flatten)]

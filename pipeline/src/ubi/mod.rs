@@ -48,7 +48,7 @@ pub struct UbiOptions {
 }
 
 /// What was found, and what became of it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct UbiReport {
     pub lines: u64,
     pub query_rows: u64,
@@ -112,51 +112,35 @@ pub async fn import(options: &UbiOptions) -> Result<UbiReport, PipelineError> {
         let message = format!("`{}` has this input already", options.lake);
         return Err(PipelineError::options(message).with_hint("import it into another lake"));
     }
+    let (query_rows, event_rows) = (joined.query_rows, joined.event_rows);
+    let (events_without_query_id, naive_timestamps) = (joined.without_query_id, joined.naive);
+    let other_actions = joined.others.clone();
+    let (events, counts) = joined.finish(options.keep_unknown);
     let mut report = UbiReport {
         lines,
-        query_rows: joined.query_rows,
-        queries: 0,
-        queries_without_impressions: 0,
-        event_rows: joined.event_rows,
-        event_query_ids: 0,
-        unknown_query_ids: 0,
-        unknown_events: 0,
-        events_without_query_id: joined.without_query_id,
-        unknown_lists: 0,
+        query_rows,
+        queries: counts.queries,
+        queries_without_impressions: counts.queries_without_impressions,
+        event_rows,
+        event_query_ids: counts.event_query_ids,
+        unknown_query_ids: counts.unknown_query_ids,
+        unknown_events: counts.unknown_events,
+        events_without_query_id,
+        unknown_lists: counts.unknown_lists,
         kept_unknown: options.keep_unknown,
-        events: 0,
-        impressions: 0,
-        clicks: 0,
-        carts: 0,
-        purchases: 0,
-        further_lists: 0,
-        repeated_impressions: 0,
-        clicks_not_shown: 0,
-        carts_not_shown: 0,
-        purchases_not_shown: 0,
-        other_actions: joined.others.clone(),
-        naive_timestamps: joined.naive,
-        positions_from_zero: Vec::new(),
+        further_lists: counts.further_lists,
+        repeated_impressions: counts.repeated_impressions,
+        clicks_not_shown: counts.clicks_not_shown,
+        carts_not_shown: counts.carts_not_shown,
+        purchases_not_shown: counts.purchases_not_shown,
+        other_actions,
+        naive_timestamps,
+        positions_from_zero: counts.from_zero,
         bad_lines,
         bad,
         lake: options.lake.clone(),
-        files: 0,
-        bytes: 0,
-        dates: Vec::new(),
+        ..UbiReport::default()
     };
-    let (events, counts) = joined.finish(options.keep_unknown);
-    report.queries = counts.queries;
-    report.queries_without_impressions = counts.queries_without_impressions;
-    report.event_query_ids = counts.event_query_ids;
-    report.unknown_query_ids = counts.unknown_query_ids;
-    report.unknown_events = counts.unknown_events;
-    report.unknown_lists = counts.unknown_lists;
-    report.further_lists = counts.further_lists;
-    report.repeated_impressions = counts.repeated_impressions;
-    report.clicks_not_shown = counts.clicks_not_shown;
-    report.carts_not_shown = counts.carts_not_shown;
-    report.purchases_not_shown = counts.purchases_not_shown;
-    report.positions_from_zero = counts.from_zero;
     if events.is_empty() {
         return Err(PipelineError::data("no list of results can be made of this input").with_hint(format!(
             "there are {} queries without an impression, and {} lists whose query has no row",

@@ -143,6 +143,13 @@ fn clicks_on_shuffled_lists_are_in_proportion_to_the_examination() {
 }
 
 #[test]
+fn the_default_examination_is_the_references_table() {
+    let table = ranking::propensity::PropensityTable::reference();
+    let known: Vec<f64> = (1..=10).map(|position| table.propensity(position)).collect();
+    assert_eq!(known, EXAMINATION);
+}
+
+#[test]
 fn a_propensity_is_the_share_of_lists_in_which_the_document_stands_there() {
     let options = SimulateOptions {
         queries: 1,
