@@ -3,6 +3,7 @@
 mod collect;
 mod datasets;
 mod judge;
+mod logs;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -11,6 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub use collect::CollectArgs;
 pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels, Layout, OutputArgs, SplitArgs};
 pub use judge::{AggregateArgs, CreateArgs, Judge, JudgeMethod, PlatformArgs, PullArgs};
+pub use logs::{ClickModel, ImportLogs, Logs, SimulateArgs, UbiArgs, Unknown};
 
 /// Trains ranking models on Parquet, data-parallel, with one command.
 #[derive(Debug, Parser)]
@@ -44,6 +46,9 @@ pub enum Verb {
     /// Collect human judgments: make rating tasks, pull ratings, conclude labels.
     #[command(subcommand)]
     Judge(Judge),
+    /// Make click logs, or bring in those of other systems.
+    #[command(subcommand)]
+    Logs(Logs),
     /// Run a standing coordinator.
     Coordinator(CoordinatorArgs),
     /// Run one worker for a standing coordinator.

@@ -9,6 +9,7 @@ mod document;
 mod errors;
 mod json;
 mod judge;
+mod logs;
 mod print;
 mod remote;
 mod resume;
@@ -57,6 +58,7 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
             match verb {
                 Verb::Train(train) => Box::pin(train::train(train, args.log.as_deref())).await,
                 Verb::Coordinator(args) => Box::pin(serve::serve(args)).await,
+                Verb::Logs(verb) => Box::pin(logs::logs(verb)).await,
                 Verb::Collect(args) => collect::collect(args).await,
                 Verb::Judge(verb) => Box::pin(judge::judge(verb)).await,
                 Verb::Submit(args) => remote::submit(args).await,

@@ -14,8 +14,10 @@ pub mod import;
 pub mod inspect;
 pub mod judge;
 pub mod lake;
+pub mod simulate;
 pub mod split;
 pub mod store;
+pub mod ubi;
 
 pub use dataset::writer::{Compression, Layout};
 pub use error::{ErrorKind, PipelineError};
