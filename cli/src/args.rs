@@ -1,12 +1,14 @@
 //! What can be typed. The doc comments are the help texts.
 
 mod datasets;
+mod propensity;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels, Layout, OutputArgs, SplitArgs};
+pub use propensity::{Estimator, Propensity, PropensityEstimateArgs, PropensityShowArgs};
 
 /// Trains ranking models on Parquet, data-parallel, with one command.
 #[derive(Debug, Parser)]
@@ -35,6 +37,9 @@ pub enum Verb {
     Split(SplitArgs),
     /// Show what a dataset holds, and what is odd about it.
     Inspect(InspectArgs),
+    /// How much each position is looked at: estimate it from click logs, show a table.
+    #[command(subcommand)]
+    Propensity(Propensity),
     /// Run a standing coordinator.
     Coordinator(CoordinatorArgs),
     /// Run one worker for a standing coordinator.

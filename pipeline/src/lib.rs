@@ -12,6 +12,7 @@ pub mod generate;
 pub mod import;
 pub mod inspect;
 pub mod lake;
+pub mod propensity;
 pub mod split;
 pub mod store;
 

@@ -152,7 +152,13 @@ mod tests {
     fn weights_add_up() {
         let sums = labels(LabelKind::Weighted, LabelOptions::default());
         assert_eq!(sums, [0.0, 1.0, 1.0, 1.0, 2.0, 3.0, 9.0, 0.0, 2.0, 5.0]);
-        let own = LabelOptions { click_weight: 0.1, dwell_weight: 0.2, cart_weight: 0.0, purchase_weight: 7.0, ..LabelOptions::default() };
+        let own = LabelOptions {
+            click_weight: 0.1,
+            dwell_weight: 0.2,
+            cart_weight: 0.0,
+            purchase_weight: 7.0,
+            ..LabelOptions::default()
+        };
         assert_eq!(labels(LabelKind::Weighted, own)[6], (0.1f64 + 0.2 + 7.0) as f32);
     }
 

@@ -4,6 +4,7 @@
 mod generate;
 mod import;
 mod inspect;
+mod propensity;
 mod split;
 mod writer;
 

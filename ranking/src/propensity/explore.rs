@@ -81,7 +81,9 @@ mod tests {
         let mut all = vec![Vec::new()];
         for _ in 0..depth {
             let longer = all.iter().flat_map(|order: &Vec<usize>| {
-                (0..depth).filter(|next| !order.contains(next)).map(|next| order.iter().copied().chain([next]).collect())
+                (0..depth)
+                    .filter(|next| !order.contains(next))
+                    .map(|next| order.iter().copied().chain([next]).collect())
             });
             all = longer.collect();
         }
@@ -90,7 +92,9 @@ mod tests {
 
     #[test]
     fn propensities_are_those_of_all_orders_counted() {
-        for (rate, top_k, n) in [(0.1, 3, 5), (0.1, 10, 4), (1.0, 3, 3), (0.0, 3, 4), (0.3, 1, 3), (0.3, 0, 2), (0.5, 4, 4)] {
+        for (rate, top_k, n) in
+            [(0.1, 3, 5), (0.1, 10, 4), (1.0, 3, 3), (0.0, 3, 4), (0.3, 1, 3), (0.3, 0, 2), (0.5, 4, 4)]
+        {
             let exploration = Exploration::new(rate, top_k).unwrap();
             let depth = top_k.min(n);
             let orders = orders(depth, n);
@@ -100,7 +104,10 @@ mod tests {
                     let shuffled = orders.iter().filter(|order| order[shown] == ranked).count() as f64 * each;
                     let stayed = if ranked == shown { 1.0 - rate } else { 0.0 };
                     let found = exploration.propensity(ranked, shown, n);
-                    assert!((found - (shuffled + stayed)).abs() < 1e-12, "{rate} {top_k} {n}: {ranked} at {shown}: {found}");
+                    assert!(
+                        (found - (shuffled + stayed)).abs() < 1e-12,
+                        "{rate} {top_k} {n}: {ranked} at {shown}: {found}"
+                    );
                 }
             }
         }
@@ -126,7 +133,10 @@ mod tests {
         for (document, counts) in shown.iter().enumerate() {
             for (position, count) in counts.iter().enumerate() {
                 let share = f64::from(*count) / f64::from(LISTS);
-                assert!((share - exploration.propensity(document, position, 4)).abs() < 0.0125, "{document} at {position}: {share}");
+                assert!(
+                    (share - exploration.propensity(document, position, 4)).abs() < 0.0125,
+                    "{document} at {position}: {share}"
+                );
             }
         }
     }
@@ -137,7 +147,10 @@ mod tests {
         assert!(Exploration::new(f64::NAN, 10).is_err());
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let always = Exploration::new(1.0, 10).unwrap();
-        assert_eq!(always.explore::<u8>(&[], &mut rng), Explored { results: vec![], propensities: vec![], explored: true });
+        assert_eq!(
+            always.explore::<u8>(&[], &mut rng),
+            Explored { results: vec![], propensities: vec![], explored: true }
+        );
         assert_eq!(always.explore(&[5], &mut rng).propensities, [1.0]);
     }
 }

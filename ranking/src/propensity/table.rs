@@ -19,9 +19,9 @@ pub enum Method {
     ReferenceRounded,
     /// [`estimate::randomized`](super::estimate::Randomized).
     Randomized,
-    /// [`estimate::pairs`](super::estimate::pairs).
+    /// [`estimate::pairs`](super::estimate::pairs()).
     Pairs,
-    /// [`estimate::em`](super::estimate::em).
+    /// [`estimate::em`](super::estimate::em()).
     Em,
     /// Written by hand, or by another tool.
     Given,
@@ -124,9 +124,9 @@ impl BadTable {
     /// What the owner of the file can do.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Propensity { value, .. } if *value == 0.0 => {
-                Some("a position that nobody looks at has no weight: leave it and those below it out, so that `past_end` holds for them")
-            }
+            Self::Propensity { value, .. } if *value == 0.0 => Some(
+                "a position that nobody looks at has no weight: leave it and those below it out, so that `past_end` holds for them",
+            ),
             Self::Json(_) => Some(
                 r#"write {"version": 1, "method": "given", "positions": [{"position": 1, "propensity": 1.0}, …]}, or let `lockstep propensity estimate` write it"#,
             ),
@@ -139,7 +139,10 @@ impl PropensityTable {
     /// The reference pipeline's table: 1.0, 0.65, 0.45, … 0.10 at position 10, and 0.1 below.
     pub fn reference() -> Self {
         let known = [1.0, 0.65, 0.45, 0.35, 0.28, 0.22, 0.18, 0.15, 0.12, 0.10];
-        Self::new(Method::Reference, known.into_iter().enumerate().map(|(index, value)| given(index, value, None)).collect())
+        Self::new(
+            Method::Reference,
+            known.into_iter().enumerate().map(|(index, value)| given(index, value, None)).collect(),
+        )
     }
 
     /// The weights of the reference's Spark job, which are the reference's propensities inverted and rounded: 1.0, 1.54, 2.22, … 10.0.
@@ -150,7 +153,12 @@ impl PropensityTable {
     }
 
     /// Of an estimate; values above 1 are for the caller to bring down before.
-    pub fn estimated(method: Method, window: Option<Window>, level: f64, positions: Vec<PositionPropensity>) -> Result<Self, BadTable> {
+    pub fn estimated(
+        method: Method,
+        window: Option<Window>,
+        level: f64,
+        positions: Vec<PositionPropensity>,
+    ) -> Result<Self, BadTable> {
         let table = Self { window, level: Some(level), ..Self::new(method, positions) };
         table.check().map(|()| table)
     }
@@ -251,7 +259,15 @@ impl PropensityTable {
 }
 
 fn given(index: usize, propensity: f64, weight: Option<f64>) -> PositionPropensity {
-    PositionPropensity { position: index as u32 + 1, propensity, weight, low: None, high: None, impressions: None, clicks: None }
+    PositionPropensity {
+        position: index as u32 + 1,
+        propensity,
+        weight,
+        low: None,
+        high: None,
+        impressions: None,
+        clicks: None,
+    }
 }
 
 #[cfg(test)]
@@ -278,9 +294,16 @@ mod tests {
     fn a_table_is_read_back_as_it_was_written() {
         let from = NaiveDate::from_ymd_opt(2026, 1, 1).unwrap();
         let to = NaiveDate::from_ymd_opt(2026, 1, 31).unwrap();
-        let entry = PositionPropensity { low: Some(0.3), high: Some(0.5), impressions: Some(1000), clicks: Some(41), ..given(1, 1.0 / 3.0, None) };
+        let entry = PositionPropensity {
+            low: Some(0.3),
+            high: Some(0.5),
+            impressions: Some(1000),
+            clicks: Some(41),
+            ..given(1, 1.0 / 3.0, None)
+        };
         let first = PositionPropensity { low: Some(1.0), high: Some(1.0), ..given(0, 1.0, None) };
-        let table = PropensityTable::estimated(Method::Em, Some(Window { from, to }), 0.95, vec![first, entry]).unwrap();
+        let table =
+            PropensityTable::estimated(Method::Em, Some(Window { from, to }), 0.95, vec![first, entry]).unwrap();
         for table in [table, PropensityTable::reference(), PropensityTable::reference_rounded()] {
             assert_eq!(PropensityTable::from_json(&table.to_json()).unwrap(), table);
         }
@@ -307,7 +330,11 @@ mod tests {
             refused(&format!(r#"{first}, {{"position": 3, "propensity": 0.5}}"#), "").to_string(),
             "positions[1] is position 3, where 1 + 1 belongs: they count from 1 without gaps"
         );
-        assert!(refused(r#"{"position": 1, "propensity": 1.5}"#, "").to_string().starts_with("position 1 has propensity 1.5"));
+        assert!(
+            refused(r#"{"position": 1, "propensity": 1.5}"#, "")
+                .to_string()
+                .starts_with("position 1 has propensity 1.5")
+        );
         assert!(refused(r#"{"position": 1, "propensity": 0.5, "low": 0.6}"#, "").to_string().contains("does not hold"));
         assert!(refused(r#"{"position": 1, "propensity": 0.5, "weight": 0}"#, "").to_string().contains("weight 0"));
         assert_eq!(refused("", "").to_string(), "`positions` is empty");

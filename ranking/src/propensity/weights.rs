@@ -34,7 +34,9 @@ pub struct Weighting {
 
 /// An option that no weight can be made with.
 #[derive(Debug, PartialEq, thiserror::Error)]
-#[error("weights are clipped at {0}: it must be a finite number of at least 1, which is the weight of a result that everybody looks at")]
+#[error(
+    "weights are clipped at {0}: it must be a finite number of at least 1, which is the weight of a result that everybody looks at"
+)]
 pub struct BadWeighting(pub f64);
 
 impl Weighting {
@@ -130,8 +132,11 @@ mod tests {
 
     fn weights(weighting: Weighting) -> Vec<f64> {
         let table = PropensityTable::reference();
-        let rows = [(1, true, None), (2, true, Some(0.25)), (2, false, Some(0.5)), (11, false, None), (10, true, Some(0.01))];
-        rows.into_iter().map(|(position, clicked, logged)| weighting.weight(&table, position, clicked, logged)).collect()
+        let rows =
+            [(1, true, None), (2, true, Some(0.25)), (2, false, Some(0.5)), (11, false, None), (10, true, Some(0.01))];
+        rows.into_iter()
+            .map(|(position, clicked, logged)| weighting.weight(&table, position, clicked, logged))
+            .collect()
     }
 
     #[test]
@@ -147,7 +152,13 @@ mod tests {
         let weighting = Weighting { kind: WeightKind::Ipw, logged: true, clip: Some(8.0), ..Weighting::default() };
         assert_eq!(weights(weighting), [1.0, 4.0, 2.0, 8.0, 8.0]);
         assert!(weighting.check().is_ok());
-        assert!(Weighting { clip: Some(0.5), ..weighting }.check().unwrap_err().to_string().starts_with("weights are clipped at 0.5"));
+        assert!(
+            Weighting { clip: Some(0.5), ..weighting }
+                .check()
+                .unwrap_err()
+                .to_string()
+                .starts_with("weights are clipped at 0.5")
+        );
         assert!(Weighting { clip: Some(f64::NAN), ..weighting }.check().is_err());
     }
 
@@ -169,7 +180,9 @@ mod tests {
         let table = PropensityTable::reference();
         let mut health = WeightHealth::default();
         let clicked = [1, 2, 2, 5, 9];
-        clicked.iter().for_each(|position| health.add(weighting.unclipped(&table, *position, true, None), weighting.clip));
+        clicked
+            .iter()
+            .for_each(|position| health.add(weighting.unclipped(&table, *position, true, None), weighting.clip));
         let divisor = weighting.divisor(&health);
         let sum: f64 = clicked.iter().map(|position| weighting.weight(&table, *position, true, None) / divisor).sum();
         assert!((sum / 5.0 - 1.0).abs() < 1e-12);

@@ -6,8 +6,8 @@
 //! | method | needs | source |
 //! | --- | --- | --- |
 //! | [`Randomized`] | lists whose first results were shuffled uniformly | Wang et al., SIGIR 2016; Joachims et al., WSDM 2017 |
-//! | [`pairs`] | documents that were shown at several positions for the same query | Agarwal et al., WSDM 2019 |
-//! | [`em`] | the same | Wang et al., WSDM 2018 |
+//! | [`pairs()`] | documents that were shown at several positions for the same query | Agarwal et al., WSDM 2019 |
+//! | [`em()`] | the same | Wang et al., WSDM 2018 |
 //!
 //! Propensities are known up to a factor only: all are ratios to position 1, whose own is 1 by definition.
 
@@ -85,7 +85,9 @@ impl Estimate {
         for estimate in self.positions.iter().filter(|estimate| estimate.ratio > 1.0) {
             let PositionEstimate { position, ratio, low, high, .. } = estimate;
             let likely = if *low > 1.0 { ": it is looked at more than position 1" } else { "" };
-            warnings.push(format!("position {position} came out at {ratio:.3} ({low:.3} to {high:.3}){likely}; it was brought down to 1"));
+            warnings.push(format!(
+                "position {position} came out at {ratio:.3} ({low:.3} to {high:.3}){likely}; it was brought down to 1"
+            ));
         }
         warnings
     }
@@ -98,9 +100,13 @@ pub enum Insufficient {
     NothingExplored { lists: u64 },
     #[error("none of {pairs} query-document pairs was clicked and shown at two of the first {positions} positions")]
     NothingMoved { pairs: u64, positions: usize },
-    #[error("position {position} has {clicks} usable clicks in {impressions} usable impressions, and an interval takes {MIN_CLICKS}")]
+    #[error(
+        "position {position} has {clicks} usable clicks in {impressions} usable impressions, and an interval takes {MIN_CLICKS}"
+    )]
     FewClicks { position: u32, impressions: u64, clicks: u64 },
-    #[error("position {position} cannot be compared with position 1: no chain of clicked documents that moved leads from one to the other and back")]
+    #[error(
+        "position {position} cannot be compared with position 1: no chain of clicked documents that moved leads from one to the other and back"
+    )]
     Unconnected { position: u32 },
     #[error("{queries} queries have clicked documents that moved, and intervals over queries take {MIN_QUERIES}")]
     FewQueries { queries: usize },
@@ -114,10 +120,10 @@ impl Insufficient {
                 without such lists `--method pairs` or `em` may do"
                 .into(),
             Self::NothingMoved { .. } => "one ranker that never changes cannot tell position from relevance: log a second ranker, or explored lists".into(),
-            Self::FewClicks { position: 1, .. } | Self::FewQueries { .. } => "take a longer window".into(),
-            Self::FewClicks { position, .. } | Self::Unconnected { position } => {
+            Self::FewClicks { position, .. } | Self::Unconnected { position } if *position > 2 => {
                 format!("take a longer window, or stop above it with `--positions {}`", position - 1)
             }
+            Self::FewClicks { .. } | Self::Unconnected { .. } | Self::FewQueries { .. } => "take a longer window".into(),
         }
     }
 }

@@ -89,6 +89,10 @@ impl Randomized {
             let (ratio, factor) = (here / first, (deviations * variance.max(0.0).sqrt()).exp());
             Ok(PositionEstimate { position, ratio, low: ratio / factor, high: ratio * factor, impressions, clicks })
         });
-        Ok(Estimate { method: Method::Randomized, positions: positions.collect::<Result<_, _>>()?, units: self.explored })
+        Ok(Estimate {
+            method: Method::Randomized,
+            positions: positions.collect::<Result<_, _>>()?,
+            units: self.explored,
+        })
     }
 }
