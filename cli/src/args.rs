@@ -4,6 +4,7 @@ mod collect;
 mod datasets;
 mod judge;
 mod logs;
+mod propensity;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -13,6 +14,7 @@ pub use collect::CollectArgs;
 pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels, Layout, OutputArgs, SplitArgs};
 pub use judge::{AggregateArgs, CreateArgs, Judge, JudgeMethod, PlatformArgs, PullArgs};
 pub use logs::{ClickModel, ImportLogs, Logs, SimulateArgs, UbiArgs, Unknown};
+pub use propensity::{Estimator, Propensity, PropensityEstimateArgs, PropensityShowArgs};
 
 /// Trains ranking models on Parquet, data-parallel, with one command.
 #[derive(Debug, Parser)]
@@ -49,6 +51,9 @@ pub enum Verb {
     /// Make click logs, or bring in those of other systems.
     #[command(subcommand)]
     Logs(Logs),
+    /// How much each position is looked at: estimate it from click logs, show a table.
+    #[command(subcommand)]
+    Propensity(Propensity),
     /// Run a standing coordinator.
     Coordinator(CoordinatorArgs),
     /// Run one worker for a standing coordinator.

@@ -11,6 +11,7 @@ mod json;
 mod judge;
 mod logs;
 mod print;
+mod propensity;
 mod remote;
 mod resume;
 mod serve;
@@ -68,6 +69,7 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
                 Verb::Metrics(args) => remote::metrics(args).await,
                 Verb::Checkpoints(args) => remote::checkpoints(&args).await,
                 Verb::Workers(args) => remote::workers(&args).await,
+                Verb::Propensity(verb) => propensity::carry_out(verb).await,
                 Verb::Stop(args) => remote::stop(&args).await,
                 Verb::Check(_)
                 | Verb::Import(_)

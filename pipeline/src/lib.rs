@@ -15,6 +15,7 @@ pub mod inspect;
 pub mod judge;
 pub mod lake;
 pub mod simulate;
+pub mod propensity;
 pub mod split;
 pub mod store;
 pub mod ubi;

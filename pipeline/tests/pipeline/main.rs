@@ -6,6 +6,7 @@ mod generate;
 mod import;
 mod inspect;
 mod simulate;
+mod propensity;
 mod split;
 mod ubi;
 mod writer;

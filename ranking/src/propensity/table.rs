@@ -19,9 +19,9 @@ pub enum Method {
     ReferenceRounded,
     /// [`estimate::randomized`](super::estimate::Randomized).
     Randomized,
-    /// [`estimate::pairs`](super::estimate::pairs).
+    /// [`estimate::pairs`](super::estimate::pairs()).
     Pairs,
-    /// [`estimate::em`](super::estimate::em).
+    /// [`estimate::em`](super::estimate::em()).
     Em,
     /// Written by hand, or by another tool.
     Given,

@@ -6,8 +6,8 @@
 //! | method | needs | source |
 //! | --- | --- | --- |
 //! | [`Randomized`] | lists whose first results were shuffled uniformly | Wang et al., SIGIR 2016; Joachims et al., WSDM 2017 |
-//! | [`pairs`] | documents that were shown at several positions for the same query | Agarwal et al., WSDM 2019 |
-//! | [`em`] | the same | Wang et al., WSDM 2018 |
+//! | [`pairs()`] | documents that were shown at several positions for the same query | Agarwal et al., WSDM 2019 |
+//! | [`em()`] | the same | Wang et al., WSDM 2018 |
 //!
 //! Propensities are known up to a factor only: all are ratios to position 1, whose own is 1 by definition.
 
@@ -120,10 +120,10 @@ impl Insufficient {
                 without such lists `--method pairs` or `em` may do"
                 .into(),
             Self::NothingMoved { .. } => "one ranker that never changes cannot tell position from relevance: log a second ranker, or explored lists".into(),
-            Self::FewClicks { position: 1, .. } | Self::FewQueries { .. } => "take a longer window".into(),
-            Self::FewClicks { position, .. } | Self::Unconnected { position } => {
+            Self::FewClicks { position, .. } | Self::Unconnected { position } if *position > 2 => {
                 format!("take a longer window, or stop above it with `--positions {}`", position - 1)
             }
+            Self::FewClicks { .. } | Self::Unconnected { .. } | Self::FewQueries { .. } => "take a longer window".into(),
         }
     }
 }

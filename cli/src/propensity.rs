@@ -1,0 +1,148 @@
+//! `lockstep propensity`: arguments become the pipeline's options, tables become lines.
+
+use std::{fmt::Write as _, io::IsTerminal as _, process::ExitCode};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pipeline::propensity::{EstimateOptions, EstimateReport, Estimator, estimate, interval_words, read_table};
+use ranking::propensity::PropensityTable;
+use serde::Serialize;
+
+use crate::{
+    args::{self, Propensity, PropensityEstimateArgs, PropensityShowArgs},
+    errors::Fault,
+    json, print, words,
+};
+
+pub async fn carry_out(verb: Propensity) -> Result<ExitCode, Fault> {
+    match verb {
+        Propensity::Estimate(args) => Box::pin(estimate_from_logs(args)).await,
+        Propensity::Show(args) => show(&args),
+    }
+}
+
+async fn estimate_from_logs(args: PropensityEstimateArgs) -> Result<ExitCode, Fault> {
+    let options = EstimateOptions {
+        logs: args.logs,
+        from: args.from,
+        to: args.to,
+        estimator: match args.method {
+            args::Estimator::Randomized => Estimator::Randomized,
+            args::Estimator::Pairs => Estimator::Pairs,
+            args::Estimator::Em => Estimator::Em,
+        },
+        positions: args.positions,
+        seed: args.seed,
+        replicates: args.bootstrap,
+        out: args.out,
+        overwrite: args.overwrite,
+        ..EstimateOptions::default()
+    };
+    let bar = progress_bar();
+    let report = estimate(&options, &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    })
+    .await;
+    bar.finish_and_clear();
+    let report = report?;
+    if args.json {
+        return print_json(&report);
+    }
+    print::line(render(&report));
+    report.warnings.iter().for_each(|warning| print::note(format!("warning: {warning}")));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(args: &PropensityShowArgs) -> Result<ExitCode, Fault> {
+    let table = read_table(&args.file)?;
+    if args.json {
+        return print_json(&table);
+    }
+    print::line(render_table(&table));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_json(value: &impl Serialize) -> Result<ExitCode, Fault> {
+    let value = serde_json::to_value(value)
+        .map_err(|error| Fault::run("the report cannot be written as JSON").because(&error))?;
+    json::print(&value);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn render(report: &EstimateReport) -> String {
+    let unit = if report.table.method() == ranking::propensity::Method::Randomized { "list" } else { "query" };
+    let units = match (unit, report.units) {
+        ("list", units) => format!("{} explored", words::counted(units, "list")),
+        (_, 1) => "1 query with documents that moved".into(),
+        (_, units) => format!("{} queries with documents that moved", words::count(units)),
+    };
+    format!(
+        "read    {} of {}, {} clicked, from {}; {units}\n\n{}\n\nwrote   {}",
+        words::counted(report.impressions, "result"),
+        words::counted(report.events, "search event"),
+        words::count(report.clicks),
+        words::counted(report.files, "file"),
+        render_table(&report.table),
+        report.out.display()
+    )
+}
+
+/// Where the numbers come from, then a line a position.
+fn render_table(table: &PropensityTable) -> String {
+    let mut lines = table.method().name().to_owned();
+    if let Some(window) = table.window() {
+        let _ = write!(lines, ", logs of {} to {}", window.from, window.to);
+    }
+    if let Some(intervals) = interval_words(table) {
+        let _ = write!(lines, ", {intervals}");
+    }
+    let _ = write!(
+        lines,
+        "\n{:>8}  {:>10}  {:>14}  {:>8}  {:>14}  {:>12}",
+        "position", "propensity", "interval", "weight", "impressions", "clicks"
+    );
+    for entry in table.positions() {
+        let interval =
+            entry.low.zip(entry.high).map_or_else(|| "-".into(), |(low, high)| format!("{low:.3} to {high:.3}"));
+        let count = |count: Option<u64>| count.map_or_else(|| "-".into(), words::count);
+        let _ = write!(
+            lines,
+            "\n{:>8}  {:>10.4}  {interval:>14}  {:>8.2}  {:>14}  {:>12}",
+            entry.position,
+            entry.propensity,
+            table.weight(entry.position),
+            count(entry.impressions),
+            count(entry.clicks)
+        );
+    }
+    let last = table.positions().len();
+    let _ = write!(lines, "\n{:>8}  {:>10.4}", format!("> {last}"), table.past_end());
+    lines
+}
+
+/// On a terminal; elsewhere nothing is drawn.
+fn progress_bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
+    let style = ProgressStyle::with_template("{bar:24} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸ "));
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    #[test]
+    fn a_table_reads_well_with_and_without_intervals() {
+        let text = r#"{"version": 1, "method": "pairs", "window": {"from": "2026-01-01", "to": "2026-01-31"}, "level": 0.95, "positions": [
+            {"position": 1, "propensity": 1, "low": 1, "high": 1, "impressions": 1234567, "clicks": 54321},
+            {"position": 2, "propensity": 0.65, "low": 0.6123, "high": 0.69}]}"#;
+        let table = PropensityTable::from_json(text.as_bytes()).unwrap();
+        expect![[""]].assert_eq(&render_table(&table));
+    }
+}

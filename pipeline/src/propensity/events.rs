@@ -1,0 +1,213 @@
+//! The few columns of a lake's file that say what was shown where and clicked.
+
+use arrow::{
+    array::{
+        Array, ArrayRef, AsArray as _, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, StructArray,
+    },
+    compute::cast,
+    datatypes::{DataType, Float64Type, Int64Type},
+};
+use futures::TryStreamExt as _;
+use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask, async_reader::ParquetObjectReader};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{
+    ErrorKind, PipelineError,
+    lake::{Lake, LakeFile},
+};
+
+/// Events decoded at once.
+const BATCH: usize = 8192;
+
+/// One search, ids as hashes.
+pub(super) struct Event<'a> {
+    /// In its file, from 0.
+    pub row: u64,
+    pub query: u64,
+    pub explored: bool,
+    pub results: &'a [Shown],
+}
+
+/// One result.
+pub(super) struct Shown {
+    /// From 1.
+    pub position: u32,
+    pub document: u64,
+    pub clicked: bool,
+    /// Of being shown where it was, where it was logged.
+    pub propensity: Option<f64>,
+}
+
+/// Reads a file batch by batch. `name`: what a person knows it as.
+pub(super) async fn for_each_event(
+    lake: &Lake,
+    file: &LakeFile,
+    name: &str,
+    mut each: impl FnMut(Event<'_>) -> Result<(), PipelineError>,
+) -> Result<(), PipelineError> {
+    let unreadable = |error| {
+        PipelineError { kind: ErrorKind::Io, ..PipelineError::data(format!("`{name}` cannot be read as Parquet")) }
+            .because(error)
+    };
+    let reader = ParquetObjectReader::new(lake.store().object_store(), file.path.clone()).with_file_size(file.bytes);
+    let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(unreadable)?;
+    let wanted = |path: &[String]| match path {
+        [column] => ["query_id", "explored"].contains(&column.as_str()),
+        [column, .., field] => {
+            column == "results" && ["position", "document_id", "clicked", "propensity"].contains(&field.as_str())
+        }
+        [] => false,
+    };
+    let leaves: Vec<usize> = builder
+        .parquet_schema()
+        .columns()
+        .iter()
+        .enumerate()
+        .filter(|(_, column)| wanted(column.path().parts()))
+        .map(|(leaf, _)| leaf)
+        .collect();
+    let mask = ProjectionMask::leaves(builder.parquet_schema(), leaves);
+    let mut batches = builder.with_projection(mask).with_batch_size(BATCH).build().map_err(unreadable)?;
+    let (mut first, mut results) = (0, Vec::new());
+    while let Some(batch) = batches.try_next().await.map_err(unreadable)? {
+        let columns = Columns::of(&batch).map_err(|problem| problem.at(name, first))?;
+        for row in 0..batch.num_rows() {
+            let event = columns.event(row, &mut results).map_err(|problem| problem.at(name, first))?;
+            each(Event { row: first + row as u64, ..event })?;
+        }
+        first += batch.num_rows() as u64;
+    }
+    Ok(())
+}
+
+/// What is wrong with a batch.
+enum Problem {
+    Missing(&'static str),
+    Kind { column: &'static str, found: DataType },
+    Null { row: usize, column: &'static str },
+    Position { row: usize, position: i64 },
+}
+
+impl Problem {
+    /// In a batch that begins at this row of the file.
+    fn at(self, file: &str, first: u64) -> PipelineError {
+        match self {
+            Self::Missing(column) => PipelineError::data(format!("`{file}` has no column `{column}`"))
+                .with_hint("click logs have the columns `query_id` and `results`, a list of `position`, `document_id`, `clicked`, …"),
+            Self::Kind { column, found } => PipelineError::data(format!("`{file}`: column `{column}` is of type {found}")),
+            Self::Null { row, column } => PipelineError::data(format!("`{file}`, row {}: `{column}` is null", first + row as u64)),
+            Self::Position { row, position } => {
+                let row = first + row as u64;
+                PipelineError::data(format!("`{file}`, row {row}: a result is at position {position}, and positions count from 1"))
+            }
+        }
+    }
+}
+
+/// The columns of a batch, in the types that are read here.
+struct Columns {
+    query: StringArray,
+    explored: Option<BooleanArray>,
+    /// Where each event's results start, and where the last's end.
+    starts: Vec<usize>,
+    lists: ArrayRef,
+    position: Int64Array,
+    document: StringArray,
+    clicked: BooleanArray,
+    propensity: Option<Float64Array>,
+}
+
+impl Columns {
+    fn of(batch: &RecordBatch) -> Result<Self, Problem> {
+        let column = |name: &'static str| batch.column_by_name(name).ok_or(Problem::Missing(name));
+        let lists = column("results")?;
+        let (starts, values) = match lists.data_type() {
+            DataType::List(_) => {
+                let lists = lists.as_list::<i32>();
+                (lists.value_offsets().iter().map(|start| *start as usize).collect(), lists.values())
+            }
+            DataType::LargeList(_) => {
+                let lists = lists.as_list::<i64>();
+                (lists.value_offsets().iter().map(|start| *start as usize).collect::<Vec<_>>(), lists.values())
+            }
+            found => return Err(Problem::Kind { column: "results", found: found.clone() }),
+        };
+        let kind = || Problem::Kind { column: "results", found: lists.data_type().clone() };
+        let results: &StructArray = values.as_struct_opt().ok_or_else(kind)?;
+        let field = |name: &str, full: &'static str| results.column_by_name(name).ok_or(Problem::Missing(full));
+        let optional = |found: Option<&ArrayRef>, name: &'static str, to: DataType| {
+            found.map(|found| converted(found, name, &to)).transpose()
+        };
+        Ok(Self {
+            query: converted(column("query_id")?, "query_id", &DataType::Utf8)?.as_string().clone(),
+            explored: optional(batch.column_by_name("explored"), "explored", DataType::Boolean)?
+                .map(|column| column.as_boolean().clone()),
+            position: converted(field("position", "results.position")?, "results.position", &DataType::Int64)?
+                .as_primitive::<Int64Type>()
+                .clone(),
+            document: converted(field("document_id", "results.document_id")?, "results.document_id", &DataType::Utf8)?
+                .as_string()
+                .clone(),
+            clicked: converted(field("clicked", "results.clicked")?, "results.clicked", &DataType::Boolean)?
+                .as_boolean()
+                .clone(),
+            propensity: optional(results.column_by_name("propensity"), "results.propensity", DataType::Float64)?
+                .map(|column| column.as_primitive::<Float64Type>().clone()),
+            lists: lists.clone(),
+            starts,
+        })
+    }
+
+    /// The event of a row of the batch; `results` is where its results go.
+    fn event<'a>(&self, row: usize, results: &'a mut Vec<Shown>) -> Result<Event<'a>, Problem> {
+        let null = |column| Problem::Null { row, column };
+        if self.query.is_null(row) {
+            return Err(null("query_id"));
+        }
+        if self.lists.is_null(row) {
+            return Err(null("results"));
+        }
+        results.clear();
+        for at in self.starts[row]..self.starts[row + 1] {
+            let checked = [
+                (self.position.is_null(at), "results.position"),
+                (self.document.is_null(at), "results.document_id"),
+                (self.clicked.is_null(at), "results.clicked"),
+            ];
+            if let Some((_, column)) = checked.into_iter().find(|(is_null, _)| *is_null) {
+                return Err(null(column));
+            }
+            let position = self.position.value(at);
+            results.push(Shown {
+                position: u32::try_from(position)
+                    .ok()
+                    .filter(|position| *position > 0)
+                    .ok_or(Problem::Position { row, position })?,
+                document: xxh3_64(self.document.value(at).as_bytes()),
+                clicked: self.clicked.value(at),
+                propensity: self
+                    .propensity
+                    .as_ref()
+                    .filter(|column| column.is_valid(at))
+                    .map(|column| column.value(at)),
+            });
+        }
+        let explored = self.explored.as_ref().is_some_and(|column| column.is_valid(row) && column.value(row));
+        Ok(Event { row: row as u64, query: xxh3_64(self.query.value(row).as_bytes()), explored, results })
+    }
+}
+
+/// Other writers take other widths of numbers and kinds of text.
+fn converted(column: &ArrayRef, name: &'static str, to: &DataType) -> Result<ArrayRef, Problem> {
+    let found = column.data_type();
+    let alike = match to {
+        DataType::Utf8 => {
+            matches!(found, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Dictionary(..))
+        }
+        DataType::Int64 => found.is_integer(),
+        DataType::Float64 => found.is_floating(),
+        other => found == other,
+    };
+    let refused = || Problem::Kind { column: name, found: found.clone() };
+    if alike { cast(column, to).map_err(|_| refused()) } else { Err(refused()) }
+}
