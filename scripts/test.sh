@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that must hold: formatting, clippy without a warning, all tests. Brings what they need.
-# Tests against PyTorch are skipped, loudly, where its packages cannot be installed; on CI (CI=true) that is a failure.
+# Tests against PyTorch, a broker, S3, Spark or Label Studio are skipped, loudly, where these cannot be brought; on CI (CI=true) that is a failure.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 "$LOCKSTEP_ROOT/scripts/setup.sh"
@@ -11,6 +11,33 @@ if python="$(scripts/peers.sh)"; then
 else
     [ "${CI:-}" != true ] || fail "the peers' Python could not be made" "see the message above"
     say "*** SKIPPED: tests against PyTorch, for want of its packages (see above)"
+fi
+
+if servers="$(scripts/servers.sh)"; then
+    export LOCKSTEP_TANSU="$servers/tansu" LOCKSTEP_S3S="$servers/s3s-fs"
+else
+    [ "${CI:-}" != true ] || fail "the servers could not be built" "see the message above"
+    say "*** SKIPPED: tests against a broker and S3, for want of their servers (see above)"
+fi
+
+java_is_new_enough() { [ "$(java -version 2>&1 | sed -n '1s/.*version "\([0-9]*\).*/\1/p')" -ge 17 ] 2>/dev/null; }
+if ! java_is_new_enough && [ "${CI:-}" = true ] && [ "$(id -u)" = 0 ]; then
+    say "Java: installing openjdk-17-jre-headless for the tests against Spark"
+    apt-get install --yes --quiet --no-install-recommends openjdk-17-jre-headless >&2 || { apt-get update --quiet >&2 && apt-get install --yes --quiet --no-install-recommends openjdk-17-jre-headless >&2; }
+fi
+if java_is_new_enough && python="$(scripts/venv.sh spark)"; then
+    export LOCKSTEP_SPARK_PYTHON="$python"
+else
+    [ "${CI:-}" != true ] || fail "no Spark for the tests: it needs Java 17 or newer, and PyPI's pyspark" "install openjdk-17-jre-headless; see the message above"
+    say "*** SKIPPED: tests against Spark, for want of Java 17 or newer or of its packages (see above)"
+fi
+
+if python="$(scripts/venv.sh label-studio)"; then
+    LOCKSTEP_LABEL_STUDIO="$(dirname "$python")"
+    export LOCKSTEP_LABEL_STUDIO
+else
+    [ "${CI:-}" != true ] || fail "no Label Studio for the tests" "see the message above"
+    say "*** SKIPPED: tests against Label Studio, for want of its packages (see above)"
 fi
 
 say "formatting"

@@ -1,13 +1,19 @@
 //! What can be typed. The doc comments are the help texts.
 
+mod collect;
 mod datasets;
+mod judge;
+mod logs;
 mod propensity;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+pub use collect::CollectArgs;
 pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels, Layout, OutputArgs, SplitArgs};
+pub use judge::{AggregateArgs, CreateArgs, Judge, JudgeMethod, PlatformArgs, PullArgs};
+pub use logs::{ClickModel, ImportLogs, Logs, SimulateArgs, UbiArgs, Unknown};
 pub use propensity::{Estimator, Propensity, PropensityEstimateArgs, PropensityShowArgs};
 
 /// Trains ranking models on Parquet, data-parallel, with one command.
@@ -31,12 +37,20 @@ pub enum Verb {
     /// Turn text data into training Parquet.
     #[command(subcommand)]
     Import(Import),
+    /// Gather click logs from a Kafka topic into a lake, each event exactly once.
+    Collect(CollectArgs),
     /// Make a synthetic ranking dataset whose true ranking is known.
     Generate(GenerateArgs),
     /// Split a dataset by query, never through one.
     Split(SplitArgs),
     /// Show what a dataset holds, and what is odd about it.
     Inspect(InspectArgs),
+    /// Collect human judgments: make rating tasks, pull ratings, conclude labels.
+    #[command(subcommand)]
+    Judge(Judge),
+    /// Make click logs, or bring in those of other systems.
+    #[command(subcommand)]
+    Logs(Logs),
     /// How much each position is looked at: estimate it from click logs, show a table.
     #[command(subcommand)]
     Propensity(Propensity),

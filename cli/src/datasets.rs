@@ -137,7 +137,7 @@ fn output(args: &OutputArgs) -> Output {
     }
 }
 
-fn report_as(as_json: bool, report: &impl Serialize, lines: &impl Display) -> Result<ExitCode, Fault> {
+pub fn report_as(as_json: bool, report: &impl Serialize, lines: &impl Display) -> Result<ExitCode, Fault> {
     if as_json {
         let value = serde_json::to_value(report)
             .map_err(|error| Fault::run("the report cannot be written as JSON").because(&error))?;

@@ -3,10 +3,13 @@
 mod args;
 mod children;
 mod client;
+mod collect;
 mod datasets;
 mod document;
 mod errors;
 mod json;
+mod judge;
+mod logs;
 mod print;
 mod propensity;
 mod remote;
@@ -56,6 +59,9 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
             match verb {
                 Verb::Train(train) => Box::pin(train::train(train, args.log.as_deref())).await,
                 Verb::Coordinator(args) => Box::pin(serve::serve(args)).await,
+                Verb::Logs(verb) => Box::pin(logs::logs(verb)).await,
+                Verb::Collect(args) => collect::collect(args).await,
+                Verb::Judge(verb) => Box::pin(judge::judge(verb)).await,
                 Verb::Submit(args) => remote::submit(args).await,
                 Verb::List(args) => remote::list(&args).await,
                 Verb::Status(args) => remote::status(&args).await,

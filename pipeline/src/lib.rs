@@ -8,13 +8,17 @@ mod output;
 mod reader;
 mod tally;
 
+pub mod collect;
 pub mod generate;
 pub mod import;
 pub mod inspect;
+pub mod judge;
 pub mod lake;
+pub mod simulate;
 pub mod propensity;
 pub mod split;
 pub mod store;
+pub mod ubi;
 
 pub use dataset::writer::{Compression, Layout};
 pub use error::{ErrorKind, PipelineError};

@@ -52,8 +52,10 @@ impl Store {
                 Self::folder(&path)
             }
             Some(("s3", _)) => Self::s3(location),
-            Some((scheme, _)) => Err(PipelineError::options(format!("`{location}`: `{scheme}` is no store that is known"))
-                .with_hint("name a folder, or `s3://bucket/prefix`")),
+            Some((scheme, _)) => {
+                Err(PipelineError::options(format!("`{location}`: `{scheme}` is no store that is known"))
+                    .with_hint("name a folder, or `s3://bucket/prefix`"))
+            }
         }
     }
 
@@ -67,17 +69,12 @@ impl Store {
     }
 
     fn s3(location: &str) -> Result<Self, PipelineError> {
-        let wrong = || {
-            PipelineError::options(format!("`{location}` names no bucket")).with_hint("write `s3://bucket/prefix`")
-        };
+        let wrong =
+            || PipelineError::options(format!("`{location}` names no bucket")).with_hint("write `s3://bucket/prefix`");
         let url = Url::parse(location).map_err(|error| wrong().because(error))?;
         let bucket = url.host_str().filter(|bucket| !bucket.is_empty()).ok_or_else(wrong)?;
         let prefix = Path::from_url_path(url.path()).map_err(|error| wrong().because(error))?;
-        let retry = RetryConfig {
-            backoff: BackoffConfig::default(),
-            max_retries: 8,
-            retry_timeout: RETRY_FOR,
-        };
+        let retry = RetryConfig { backoff: BackoffConfig::default(), max_retries: 8, retry_timeout: RETRY_FOR };
         let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);
         let plain = |name| std::env::var(name).is_ok_and(|endpoint| endpoint.starts_with("http://"));
         // Whoever writes http:// means it.
@@ -147,7 +144,9 @@ impl Store {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.objects.put_opts(&path, PutPayload::from_bytes(bytes.clone()), options).await {
             Ok(_) => Ok(true),
-            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Ok(self.get(below).await? == Some(bytes)),
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {
+                Ok(self.get(below).await? == Some(bytes))
+            }
             Err(error) => Err(self.failed("write", below, error)),
         }
     }
@@ -234,7 +233,7 @@ impl Store {
 fn link_new(path: &FilePath, bytes: &[u8]) -> io::Result<bool> {
     let folder = path.parent().unwrap_or(FilePath::new("."));
     fs::create_dir_all(folder)?;
-    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(folder)?;
+    let mut file = tempfile::Builder::new().prefix(".new-").permissions(readable()).tempfile_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     match file.persist_noclobber(path) {
@@ -245,6 +244,11 @@ fn link_new(path: &FilePath, bytes: &[u8]) -> io::Result<bool> {
         Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(error.error),
     }
+}
+
+/// What files of a lake are for others; temporary ones would be their writer's alone.
+pub(crate) fn readable() -> fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o644)
 }
 
 /// Makes names that were given in a folder survive a power cut.

@@ -2,6 +2,7 @@
 //! with the conventions they follow. No IO, no tensors.
 
 pub mod events;
+pub mod judgments;
 pub mod labels;
 pub mod metrics;
 pub mod propensity;

@@ -1,5 +1,8 @@
 //! A sandbox for suites that run the real binaries: a folder of its own, commands with their output, runs that can be killed.
 
+pub mod servers;
+pub mod label_studio;
+
 use std::{
     ffi::OsStr,
     fs,
@@ -136,6 +139,11 @@ impl Running {
             }
         }
         panic!("the run ended before the event came");
+    }
+
+    /// Whether it has not ended yet.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|ended| ended.is_none())
     }
 
     pub fn pid(&self) -> u32 {

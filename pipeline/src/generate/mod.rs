@@ -3,7 +3,7 @@
 //! Every value is a hash of the seed, its query and its document, so the data does not depend on chunks or threads, and a
 //! dataset of more queries begins with the rows of the smaller one.
 
-mod random;
+pub(crate) mod random;
 mod truth;
 
 use std::{

@@ -88,6 +88,7 @@ pub async fn read(store: &Store, below: &str) -> Result<Commit, PipelineError> {
 
 /// False if the source has a commit of this name.
 pub async fn write(store: &Store, name: &str, commit: &Commit) -> Result<bool, PipelineError> {
-    let json = serde_json::to_vec_pretty(commit).map_err(|error| PipelineError::data("a commit as JSON").because(error))?;
+    let json =
+        serde_json::to_vec_pretty(commit).map_err(|error| PipelineError::data("a commit as JSON").because(error))?;
     store.put_new(&path(&commit.source, name), Bytes::from(json)).await
 }

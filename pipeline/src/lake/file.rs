@@ -29,7 +29,12 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    pub fn new(store: &Store, folder: String, schema: &LogSchema, properties: &WriterProperties) -> Result<Self, PipelineError> {
+    pub fn new(
+        store: &Store,
+        folder: String,
+        schema: &LogSchema,
+        properties: &WriterProperties,
+    ) -> Result<Self, PipelineError> {
         let spool = Spool::new(store, &folder)?;
         let parquet = ArrowWriter::try_new(spool, schema.arrow(), Some(properties.clone()));
         let parquet = parquet.map_err(|error| failed(&folder, error))?;

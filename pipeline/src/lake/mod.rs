@@ -71,13 +71,12 @@ impl Lake {
         let (from, to) = dates.into_inner();
         Err(match (known.first(), known.last()) {
             (Some(first), Some(last)) => {
-                PipelineError::data(format!("`{place}` has no click logs from {from} to {to}")).with_hint(format!(
-                    "there are {} dates, from {first} to {last}",
-                    known.len()
-                ))
+                PipelineError::data(format!("`{place}` has no click logs from {from} to {to}"))
+                    .with_hint(format!("there are {} dates, from {first} to {last}", known.len()))
             }
-            _ => PipelineError::data(format!("`{place}` holds no click logs"))
-                .with_hint("fill it with `lockstep collect` or `lockstep logs simulate`, or see whether the path is right"),
+            _ => PipelineError::data(format!("`{place}` holds no click logs")).with_hint(
+                "fill it with `lockstep collect` or `lockstep logs simulate`, or see whether the path is right",
+            ),
         })
     }
 
@@ -119,27 +118,33 @@ impl Lake {
         commit::read(&self.store, &commit::path(source, name)).await
     }
 
-    /// Removes what writers that were killed left behind: hidden files that nobody is writing any more, and data files of which
-    /// `dead` is sure that no commit can ever list them. Returns how many.
-    pub async fn sweep(&self, dead: impl AsyncFn(&str) -> Result<bool, PipelineError>) -> Result<u64, PipelineError> {
-        let mut removed = 0;
+    /// Removes the hidden files that writers left behind when they were killed, and lists all others of the table.
+    pub async fn sweep(&self) -> Result<Swept, PipelineError> {
+        let mut swept = Swept::default();
         for object in self.store.list("").await? {
             let Some(below) = self.store.relative(&object.location) else { continue };
-            let name = below.rsplit('/').next().unwrap_or_default();
-            let remove = match self.store.local(&below) {
-                // Whoever writes holds the lock for as long as its process lives.
-                Some(path) if name.starts_with(spool::HIDDEN) => {
-                    File::open(path).is_ok_and(|file| file.try_lock().is_ok())
-                }
-                _ => !name.starts_with('.') && dead(&below).await?,
-            };
-            if remove {
+            if !below.rsplit('/').next().is_some_and(|name| name.starts_with('.')) {
+                swept.files.push(below);
+                continue;
+            }
+            // Whoever writes holds the lock for as long as its process lives.
+            let path = self.store.local(&below).filter(|path| spool::is_hidden(path));
+            if path.is_some_and(|path| File::open(path).is_ok_and(|file| file.try_lock().is_ok())) {
                 self.store.remove(&object.location).await?;
-                removed += 1;
+                swept.removed += 1;
             }
         }
-        Ok(removed)
+        Ok(swept)
     }
+}
+
+/// What a sweep found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Hidden files that were removed.
+    pub removed: u64,
+    /// Paths below the table, of files that have a name, whether a commit lists them or not.
+    pub files: Vec<String>,
 }
 
 #[cfg(test)]

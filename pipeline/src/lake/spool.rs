@@ -12,11 +12,16 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
     PipelineError,
-    store::{Store, sync_folder},
+    store::{Store, readable, sync_folder},
 };
 
 /// How the names of files that are being written begin.
-pub const HIDDEN: &str = ".partial-";
+const HIDDEN: &str = ".partial-";
+
+/// Whether it is one that is being written, or was when its writer was killed.
+pub fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(HIDDEN))
+}
 
 /// Written from one thread; gone when dropped, unless published.
 pub struct Spool {
@@ -76,8 +81,7 @@ impl Spool {
 
 fn hidden(folder: &Path) -> io::Result<Place> {
     fs::create_dir_all(folder)?;
-    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    let file = tempfile::Builder::new().prefix(HIDDEN).permissions(readable).tempfile_in(folder)?;
+    let file = tempfile::Builder::new().prefix(HIDDEN).permissions(readable()).tempfile_in(folder)?;
     // A file system without locks costs the cleaning up after a killed process, nothing else.
     let _ = file.as_file().try_lock();
     Ok(Place::Hidden(file))

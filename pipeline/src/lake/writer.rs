@@ -58,6 +58,8 @@ pub struct LakeWriter {
     open: BTreeMap<i64, EventFile>,
     closed: Vec<Closed>,
     events: u64,
+    /// A commit failed half-way: some of its files are gone.
+    broken: bool,
 }
 
 /// A whole file that is not published yet.
@@ -73,7 +75,17 @@ impl LakeWriter {
     pub fn new(lake: &Lake, schema: LogSchema, roll: RollOptions, source: &str) -> Self {
         let properties = file::properties(&schema, roll.row_group_events);
         let (lake, source) = (lake.clone(), source.to_owned());
-        Self { lake, schema, roll, properties, source, open: BTreeMap::new(), closed: Vec::new(), events: 0 }
+        Self {
+            lake,
+            schema,
+            roll,
+            properties,
+            source,
+            open: BTreeMap::new(),
+            closed: Vec::new(),
+            events: 0,
+            broken: false,
+        }
     }
 
     /// Encodes and writes to local disk; talks to no network.
@@ -143,6 +155,9 @@ impl LakeWriter {
 
     /// [`commit`](Self::commit), with all that there is to say.
     pub async fn commit_with(&mut self, name: &str, options: CommitOptions) -> Result<Vec<LakeFile>, PipelineError> {
+        if std::mem::replace(&mut self.broken, true) {
+            return Err(PipelineError::data(format!("`{}` failed before, and cannot go on", self.source)));
+        }
         let days: Vec<i64> = self.open.keys().copied().collect();
         days.into_iter().try_for_each(|day| self.close(day, &options.metadata))?;
         self.events = 0;
@@ -164,9 +179,11 @@ impl LakeWriter {
             for path in paths.iter().chain(&dead) {
                 store.remove(&store.path(path)).await?;
             }
-            return Err(PipelineError::data(format!("another writer has committed `{}/{name}`", self.source))
+            let message = format!("another writer has committed `{}/{name}`", self.source);
+            return Err(PipelineError { kind: crate::ErrorKind::Io, ..PipelineError::data(message) }
                 .with_hint("nothing of this one counts, nothing is lost or twice: one writer of a source is enough"));
         }
+        self.broken = false;
         let found = commit.files.into_iter();
         Ok(found
             .map(|file| LakeFile {

@@ -1,11 +1,14 @@
 //! What the pipeline promises, tested through its public functions.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod click_bias;
 mod generate;
 mod import;
 mod inspect;
+mod simulate;
 mod propensity;
 mod split;
+mod ubi;
 mod writer;
 
 use std::{

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use arrow::array::ArrayBuilder as _;
 use arrow::array::{
-    ArrayRef, BooleanBuilder, Float32Builder, Float64Builder, Int32Builder, ListArray, RecordBatch, StringBuilder, StructArray,
-    TimestampMicrosecondBuilder,
+    ArrayBuilder as _, ArrayRef, BooleanBuilder, Float32Builder, Float64Builder, Int32Builder, ListArray, RecordBatch,
+    StringBuilder, StructArray, TimestampMicrosecondBuilder,
 };
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 
-use super::SearchEvent;
+use super::{EventView, SearchEvent};
 
 /// What the lake's files hold: the fields of [`SearchEvent`], results nested, and the features that are logged with results.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -138,6 +138,11 @@ impl EventColumns {
     }
 
     pub fn push(&mut self, event: &SearchEvent) {
+        self.append(&EventView::of(event, &self.schema));
+    }
+
+    /// The event has as many features a result as the schema names.
+    pub fn append(&mut self, event: &EventView<'_>) {
         self.session_id.append_value(&event.session_id);
         self.query_id.append_value(&event.query_id);
         self.user_id.append_option(event.user_id.as_deref());
@@ -157,9 +162,10 @@ impl EventColumns {
             self.added_to_cart.append_value(result.added_to_cart);
             self.purchased.append_value(result.purchased);
             self.propensity.append_option(result.propensity);
-            for (at, column) in self.features.iter_mut().enumerate() {
-                column.append_option(result.features.get(at).copied().flatten());
-            }
+        }
+        let width = self.features.len();
+        for (at, column) in self.features.iter_mut().enumerate() {
+            event.features.iter().skip(at).step_by(width).for_each(|value| column.append_option(*value));
         }
         self.ends.push(self.position.len() as i32);
     }

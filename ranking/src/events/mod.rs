@@ -7,13 +7,15 @@
 mod columns;
 mod json;
 mod timestamp;
+mod view;
 
 use serde::Serialize;
 
 pub use self::{
     columns::{EventColumns, LogSchema},
-    json::{Malformed, Parsed, parse},
+    json::{Malformed, Parsed, parse, view},
     timestamp::{NotATimestamp, Timestamp},
+    view::{EventView, ResultView},
 };
 
 /// One search: who asked what, when, and which results were shown.
