@@ -61,7 +61,6 @@ impl Key {
 pub struct Table {
     pub key: Key,
     pub location: String,
-    pub schema: SchemaRef,
     /// Of its files.
     pub bytes: u64,
     pub provider: Arc<dyn TableProvider>,
@@ -115,8 +114,8 @@ impl Table {
         let numeric = numeric.map(|field| field.name().clone()).collect();
         let bytes = files.iter().map(|file| file.size).sum();
         let paths = files.iter().map(|file| &file.location);
-        let provider = listing(&store, paths, schema.clone())?;
-        Ok(Self { key, location: location.to_owned(), schema, bytes, provider, numeric, as_of })
+        let provider = listing(&store, paths, schema)?;
+        Ok(Self { key, location: location.to_owned(), bytes, provider, numeric, as_of })
     }
 }
 

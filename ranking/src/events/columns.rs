@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::ArrayBuilder as _;
 use arrow::array::{
-    ArrayBuilder as _, ArrayRef, BooleanBuilder, Float32Builder, Float64Builder, Int32Builder, ListArray, RecordBatch,
+    ArrayRef, BooleanBuilder, Float32Builder, Float64Builder, Int32Builder, ListArray, RecordBatch,
     StringBuilder, StructArray, TimestampMicrosecondBuilder,
 };
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
