@@ -8,9 +8,10 @@ use arrow::{
     datatypes::{DataType, Float64Type, Int64Type},
 };
 use futures::TryStreamExt as _;
-use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask, async_reader::ParquetObjectReader};
+use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::stored::StoredFile;
 use crate::{
     ErrorKind, PipelineError,
     lake::{Lake, LakeFile},
@@ -49,7 +50,7 @@ pub(super) async fn for_each_event(
         PipelineError { kind: ErrorKind::Io, ..PipelineError::data(format!("`{name}` cannot be read as Parquet")) }
             .because(error)
     };
-    let reader = ParquetObjectReader::new(lake.store().object_store(), file.path.clone()).with_file_size(file.bytes);
+    let reader = StoredFile { store: lake.store().object_store(), path: file.path.clone(), bytes: file.bytes };
     let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(unreadable)?;
     let wanted = |path: &[String]| match path {
         [column] => ["query_id", "explored"].contains(&column.as_str()),

@@ -6,6 +6,7 @@
 
 mod events;
 mod file;
+mod stored;
 
 use std::{ops::RangeInclusive, path::PathBuf};
 

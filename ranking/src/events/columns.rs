@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use arrow::array::ArrayBuilder as _;
 use arrow::array::{
     ArrayRef, BooleanBuilder, Float32Builder, Float64Builder, Int32Builder, ListArray, RecordBatch,
     StringBuilder, StructArray, TimestampMicrosecondBuilder,
