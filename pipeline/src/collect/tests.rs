@@ -1,5 +1,11 @@
 //! The whole collector in this process, against librdkafka's own broker: it keeps the last 5 MB of a partition in memory.
 
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+};
+
 use rdkafka::{
     ClientConfig,
     config::FromClientConfig as _,
@@ -40,6 +46,34 @@ impl Here {
             producer.send(record).map_err(|(error, _)| error).unwrap();
         }
         producer.flush(Duration::from_secs(20)).unwrap();
+    }
+
+    /// The sessions that readers of the lake find, with how often, and the dead letters that commits list.
+    fn contents(&self) -> (BTreeMap<String, usize>, usize) {
+        use arrow::array::AsArray as _;
+        let table = self.folder.path().join("click_logs");
+        let lake = Lake::open(self.folder.path().to_str().unwrap()).unwrap();
+        let runtime = runtime().unwrap();
+        let mut sessions = BTreeMap::new();
+        for file in runtime.block_on(lake.files(NaiveDate::MIN..=NaiveDate::MAX)).unwrap() {
+            let file = std::fs::File::open(std::path::Path::new("/").join(file.path.as_ref())).unwrap();
+            let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+            for batch in reader.build().unwrap() {
+                for session in batch.unwrap().column(0).as_string::<i32>().iter().flatten() {
+                    *sessions.entry(session.to_owned()).or_default() += 1;
+                }
+            }
+        }
+        let mut dead = 0;
+        for partition in 0..3 {
+            let source = Mode::All.source(TOPIC, partition);
+            for name in runtime.block_on(lake.commit_names(&source)).unwrap() {
+                for letters in runtime.block_on(lake.commit(&source, &name)).unwrap().dead_letters {
+                    dead += std::fs::read_to_string(table.join(letters.path)).unwrap().lines().count();
+                }
+            }
+        }
+        (sessions, dead)
     }
 
     /// Events that readers of the lake find.
@@ -203,4 +237,69 @@ fn a_broker_that_is_not_there_and_a_topic_that_it_does_not_have_end_clearly() {
     let error = quietly(&here.options()).unwrap_err();
     assert!(error.message.contains("has no topic `searches`") && error.hint().is_some(), "{error}");
     assert!(std::fs::read_dir(here.folder.path()).unwrap().next().is_none(), "nothing was written");
+}
+
+/// Where the process of the test below, killed again and again, is told what to collect.
+const CHILD: &str = "LOCKSTEP_TEST_COLLECT";
+
+#[test]
+fn as_a_child_it_collects_until_it_is_killed() {
+    let Ok(told) = std::env::var(CHILD) else { return };
+    let (brokers, lake) = told.split_once(' ').unwrap();
+    let options = CollectOptions::new(brokers, TOPIC, lake);
+    // A commit each 512 messages: moments between any two steps of one come up.
+    let options = CollectOptions { follow: true, roll_every: Duration::ZERO, ..options };
+    let tell = &mut |happening: Happening<'_>| {
+        if let Happening::Committed(_) = happening {
+            println!("committed");
+        }
+    };
+    collect(&options, &AtomicBool::new(false), tell).unwrap();
+}
+
+#[test]
+fn killed_at_twenty_random_moments_the_lake_holds_each_event_exactly_once() {
+    let here = Here::new(3);
+    let seed = std::env::var("LOCKSTEP_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(rand::random::<u64>);
+    println!("LOCKSTEP_TEST_SEED={seed}");
+    let mut draw = <rand_chacha::ChaCha8Rng as rand::SeedableRng>::seed_from_u64(seed);
+    let told = format!("{} {}", here.cluster.bootstrap_servers(), here.folder.path().display());
+    let (mut made, mut cut_off) = (0, 0);
+    for _ in 0..20 {
+        for partition in 0..3 {
+            here.send(partition, events(made..made + 600));
+            here.send(partition, [format!("not JSON, after {made}")]);
+            made += 600;
+        }
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "collect::tests::as_a_child_it_collects_until_it_is_killed", "--nocapture"])
+            .env(CHILD, &told)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        for _ in 0..1 + rand::Rng::random_range(&mut draw, 0..3) {
+            lines.by_ref().map(Result::unwrap).find(|line| line.ends_with("committed")).expect("it is at work");
+        }
+        let (pause, begun) = (Duration::from_micros(rand::Rng::random_range(&mut draw, 0..15_000)), Instant::now());
+        while begun.elapsed() < pause {
+            std::hint::spin_loop();
+        }
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it was killed");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        cut_off += u32::from(here.rows() < made as u64);
+    }
+    assert!(cut_off >= 10, "only {cut_off} kills fell within the work");
+    let report = quietly(&here.options()).unwrap();
+    assert!(report.notices.is_empty() && report.lag == 0, "{report:?}");
+    let (sessions, dead) = here.contents();
+    let expected: Vec<String> = (0..made).map(|n| format!("s{n}")).collect();
+    let found: Vec<&String> =
+        sessions.iter().flat_map(|(session, count)| std::iter::repeat_n(session, *count)).collect();
+    assert_eq!(found.len(), expected.len());
+    assert!(expected.iter().all(|session| sessions.get(session) == Some(&1)), "each once");
+    assert_eq!(dead, 60, "dead letters, each once");
 }
