@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The main job in a few minutes: a dataset whose true ranking is known, a linear baseline and a neural ranker on two workers.
+# The main job in a few minutes: click logs of a world whose truth is known, training data from them, a ranker trained on naive clicks and
+# one on debiased ones, each with two workers, and both against the truth.
 # Usage: scripts/demo.sh [FOLDER]   (default: out/demo in the checkout; made anew)
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
@@ -19,17 +20,26 @@ cd "$demo"
 
 step() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
 
-step lockstep generate --queries 6000 --seed 7 --weights --out all
-step lockstep split all --parts train=0.8,validation=0.2 --out data
-step lockstep inspect data/train
+days="--from 2026-01-01 --to 2026-01-07"
+tables="--query-features world/query_features --document-features world/document_features
+        --pair-features world/pair_features --user-features world/user_features"
 
-cat >run.toml <<'TOML'
-name = "neural"
+# A week of searches: users look at upper results more often than at lower ones, and click what they like of what they look at.
+step lockstep logs simulate --out-lake lake --features world --events 40000 --queries 2000 --documents 20000 --users 4000 --days 7 --seed 7
+# How much more often? A tenth of the lists was shuffled, which tells.
+step lockstep propensity estimate --logs lake $days --method randomized --out propensities.json
+# Clicks as they are, and clicks that count for those who would have clicked had they looked.
+step lockstep prepare --logs lake $days $tables --labels binary --weights none --out data/naive
+step lockstep prepare --logs lake $days $tables --labels binary --weights ipw-clicks --propensities propensities.json --out data/debiased
+step lockstep inspect data/debiased
+
+cat >naive.toml <<'TOML'
+name = "naive"
 seed = 17
 
 [data]
-train = "data/train"
-validation = "data/validation"
+train = "data/naive"
+validation = "world/truth"        # every candidate of every query, with its true grade
 
 [model]
 kind = "mlp"
@@ -37,12 +47,11 @@ hidden = [64, 32]
 normalize = "standard"
 
 [loss]
-kind = "lambdarank"
+kind = "listnet"
 
 [training]
-epochs = 12
-batch = 128                       # searches, of both workers together
-early_stopping = { metric = "ndcg@10", patience = 3 }
+epochs = 8
+batch = 256                       # searches, of both workers together
 
 [optimizer]
 kind = "adamw"
@@ -54,27 +63,26 @@ kind = "cosine"
 [cluster]
 workers = 2
 TOML
-printf '\n\033[1m$ cat run.toml\033[0m\n'
-cat run.toml
+printf '\n\033[1m$ cat naive.toml\033[0m\n'
+cat naive.toml
 
-step lockstep check run.toml
-# The same run with a linear model is the baseline.
-sed -e 's/"neural"/"linear"/; s/"mlp"/"linear"/; /^hidden/d' run.toml >linear.toml
-step lockstep train linear.toml
-step lockstep train run.toml
+step lockstep check naive.toml
+step lockstep train naive.toml
+# The same run on the other data.
+step lockstep train naive.toml --set name=debiased --set data.train=data/debiased
 
 python3 - <<'PY'
 import json
 
 def metrics(name):
-    manifest = json.load(open(f"checkpoints/{name}/best/manifest.json"))
+    manifest = json.load(open(f"checkpoints/{name}/latest/manifest.json"))
     return {metric["name"]: metric["value"] for metric in manifest["metrics"]}
 
-linear, neural = metrics("linear"), metrics("neural")
-print(f"\nheld-out queries           {'  '.join(f'{name:>8}' for name in linear)}")
-for name, values in (("linear baseline", linear), ("neural, two workers", neural)):
+naive, debiased = metrics("naive"), metrics("debiased")
+print(f"\nagainst the true grades    {'  '.join(f'{name:>8}' for name in naive)}")
+for name, values in (("naive clicks", naive), ("debiased clicks", debiased)):
     print(f"{name:<25}  {'  '.join(f'{value:8.4f}' for value in values.values())}")
-gain = neural["ndcg@10"] - linear["ndcg@10"]
-print(f"\nOn queries it never saw in training the neural ranker's ndcg@10 is {gain:+.4f} against the linear baseline.")
-raise SystemExit(0 if gain > 0.02 else "the neural ranker is not clearly better: something is broken")
+gain = debiased["ndcg@10"] - naive["ndcg@10"]
+print(f"\nThe same clicks, weighed by how often their positions were looked at: {gain:+.4f} of true ndcg@10.")
+raise SystemExit(0 if gain > 0.005 else "debiasing did not help: something is broken")
 PY

@@ -5,6 +5,7 @@ mod datasets;
 mod judge;
 mod logs;
 mod propensity;
+mod prepare;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -15,6 +16,7 @@ pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels,
 pub use judge::{AggregateArgs, CreateArgs, Judge, JudgeMethod, PlatformArgs, PullArgs};
 pub use logs::{ClickModel, ImportLogs, Logs, SimulateArgs, UbiArgs, Unknown};
 pub use propensity::{Estimator, Propensity, PropensityEstimateArgs, PropensityShowArgs};
+pub use prepare::{EngineVerb, ExecutorArgs, JoinWord, LabelWord, MissingWord, PrepareArgs, WeightWord};
 
 /// Trains ranking models on Parquet, data-parallel, with one command.
 #[derive(Debug, Parser)]
@@ -39,6 +41,11 @@ pub enum Verb {
     Import(Import),
     /// Gather click logs from a Kafka topic into a lake, each event exactly once.
     Collect(CollectArgs),
+    /// Turn click logs and feature tables into training data.
+    Prepare(Box<PrepareArgs>),
+    /// Run a query engine of several machines, for `prepare --engine`.
+    #[command(subcommand)]
+    Engine(EngineVerb),
     /// Make a synthetic ranking dataset whose true ranking is known.
     Generate(GenerateArgs),
     /// Split a dataset by query, never through one.

@@ -120,7 +120,7 @@ pub fn inspect(args: InspectArgs) -> Result<ExitCode, Fault> {
     report_as(args.json, &report, &lines.trim_end())
 }
 
-fn output(args: &OutputArgs) -> Output {
+pub fn output(args: &OutputArgs) -> Output {
     let default = Output::default();
     Output {
         path: args.out.clone(),

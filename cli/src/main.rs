@@ -10,6 +10,7 @@ mod errors;
 mod json;
 mod judge;
 mod logs;
+mod prepare;
 mod print;
 mod propensity;
 mod remote;
@@ -54,6 +55,7 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Verb::Generate(args) => datasets::generate(args),
         Verb::Split(args) => datasets::split(args),
         Verb::Inspect(args) => datasets::inspect(args),
+        Verb::Prepare(args) => prepare::prepare(*args),
         Verb::Worker(args) => Err(children::become_worker(&args)),
         verb => run_async(async {
             match verb {
@@ -71,11 +73,13 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
                 Verb::Workers(args) => remote::workers(&args).await,
                 Verb::Propensity(verb) => propensity::carry_out(verb).await,
                 Verb::Stop(args) => remote::stop(&args).await,
+                Verb::Engine(verb) => Box::pin(prepare::engine(verb)).await,
                 Verb::Check(_)
                 | Verb::Import(_)
                 | Verb::Generate(_)
                 | Verb::Split(_)
                 | Verb::Inspect(_)
+                | Verb::Prepare(_)
                 | Verb::Worker(_) => unreachable!("carried out above, without a runtime"),
             }
         }),

@@ -143,6 +143,13 @@ mod tests {
             {"position": 1, "propensity": 1, "low": 1, "high": 1, "impressions": 1234567, "clicks": 54321},
             {"position": 2, "propensity": 0.65, "low": 0.6123, "high": 0.69}]}"#;
         let table = PropensityTable::from_json(text.as_bytes()).unwrap();
-        expect![[""]].assert_eq(&render_table(&table));
+        expect![[r#"
+            pairs, logs of 2026-01-01 to 2026-01-31, 95 % intervals, by a bootstrap over queries
+            position  propensity        interval    weight     impressions        clicks
+                   1      1.0000  1.000 to 1.000      1.00       1,234,567        54,321
+                   2      0.6500  0.612 to 0.690      1.54               -             -
+                 > 2      0.1000
+        "#]]
+        .assert_eq(&(render_table(&table) + "\n"));
     }
 }

@@ -9,6 +9,7 @@ mod reader;
 mod tally;
 
 pub mod collect;
+pub mod engine;
 pub mod generate;
 pub mod import;
 pub mod inspect;
@@ -16,6 +17,7 @@ pub mod judge;
 pub mod lake;
 pub mod simulate;
 pub mod propensity;
+pub mod prepare;
 pub mod split;
 pub mod store;
 pub mod ubi;

@@ -13,20 +13,20 @@ use arrow::array::{ArrayRef, AsArray, BooleanArray};
 use arrow::compute::FilterBuilder;
 use arrow::datatypes::Int64Type;
 use dataset::writer::{Kind, Runs, Staging, TrainingWriter, WriteError};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::{Chunk, Output, PipelineError, ReadOptions, TrainingReader, Written, tally::Distinct};
 
 /// One part of a split: a folder of this name, and its share of the queries.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Part {
     pub name: String,
     pub share: f64,
 }
 
 /// The parts of a split, as in `train=0.8,validation=0.1,test=0.1` ([`FromStr`]): names of folders, shares that add up to 1.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Parts(Vec<Part>);
 
 /// Options of [`split`].
@@ -89,7 +89,7 @@ impl Parts {
     }
 
     /// Which part the query belongs to.
-    fn of(&self, hash: u64) -> usize {
+    pub(crate) fn of(&self, hash: u64) -> usize {
         let position = (hash >> 11) as f64 / (1u64 << 53) as f64;
         let mut below = 0.0;
         let part = self.0.iter().position(|part| {

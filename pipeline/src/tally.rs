@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use arrow::array::Array;
 use dataset::writer::{Runs, Seen};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// More different labels than this are counted together.
 const MAX_LABELS: usize = 64;
 
 /// How many rows have a label; `label` is none for the rows of all labels past the first 64 met.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LabelCount {
     pub label: Option<f32>,
     pub rows: u64,

@@ -138,6 +138,11 @@ fn foreign_entry(folder: &Path, nested: bool) -> Result<Option<String>, WriteErr
         let entry = entry.map_err(io("read", folder))?;
         let path = entry.path();
         let is_folder = entry.file_type().map_err(io("read", &path))?.is_dir();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // What a verb says about the data that it wrote; readers pass over it.
+        if !is_folder && name.starts_with('_') && name.ends_with(".json") {
+            continue;
+        }
         if is_folder && nested {
             if let Some(found) = foreign_entry(&path, false)? {
                 return Ok(Some(format!("{}/{found}", entry.file_name().to_string_lossy())));

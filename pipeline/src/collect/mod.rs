@@ -288,27 +288,4 @@ fn runtime() -> Result<Runtime, PipelineError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn partitions_are_dealt_to_no_more_threads_than_there_are() {
-        assert_eq!(shares(&[0, 1, 2, 3, 4], 2), [vec![0, 2, 4], vec![1, 3]]);
-        assert_eq!(shares(&[0, 1], 8), [vec![0], vec![1]]);
-        assert!(shares(&[], 8).is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_topic_is_gathered_in_one_way() {
-        let folder = tempfile::tempdir().unwrap();
-        let all = CollectOptions::new("b", "searches", folder.path().to_str().unwrap());
-        let dated = CollectOptions { mode: Mode::Date(NaiveDate::from_ymd_opt(2026, 1, 31).unwrap()), ..all.clone() };
-        let other = CollectOptions { topic: "others".into(), ..dated.clone() };
-        let lake = Lake::open(&all.lake).unwrap();
-        settle_mode(&lake, &all).await.unwrap();
-        settle_mode(&lake, &all).await.unwrap();
-        let error = settle_mode(&lake, &dated).await.unwrap_err();
-        assert!(error.message.contains("all dates at once"), "{error}");
-        settle_mode(&lake, &other).await.unwrap();
-    }
-}
+mod tests;

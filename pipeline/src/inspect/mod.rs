@@ -18,6 +18,7 @@ use dataset::writer::{Column, Kind, TrainingSchema};
 use serde::Serialize;
 
 pub use self::render::render;
+pub(crate) use self::render::thousands;
 use self::{
     odd::Duplicates,
     statistics::{Place, Statistics},

@@ -145,7 +145,7 @@ fn short_count(count: u64) -> String {
 }
 
 /// 1,234,567
-fn thousands(count: u64) -> String {
+pub(crate) fn thousands(count: u64) -> String {
     let digits = count.to_string();
     let mut spelled = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {

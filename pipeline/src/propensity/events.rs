@@ -139,14 +139,14 @@ impl Columns {
             found.map(|found| converted(found, name, &to)).transpose()
         };
         Ok(Self {
-            query: converted(column("query_id")?, "query_id", &DataType::Utf8)?.as_string().clone(),
+            query: converted(column("query_id")?, "query_id", &DataType::Utf8)?.as_string::<i32>().clone(),
             explored: optional(batch.column_by_name("explored"), "explored", DataType::Boolean)?
                 .map(|column| column.as_boolean().clone()),
             position: converted(field("position", "results.position")?, "results.position", &DataType::Int64)?
                 .as_primitive::<Int64Type>()
                 .clone(),
             document: converted(field("document_id", "results.document_id")?, "results.document_id", &DataType::Utf8)?
-                .as_string()
+                .as_string::<i32>()
                 .clone(),
             clicked: converted(field("clicked", "results.clicked")?, "results.clicked", &DataType::Boolean)?
                 .as_boolean()

@@ -125,10 +125,10 @@ struct Position {
 
 /// Reads a line, of which `index` is known where an action line came before it.
 pub fn read(line: &[u8], index: Option<&str>) -> Result<Line, String> {
-    let wire: Wire = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    let mut wire: Wire = serde_json::from_slice(line).map_err(|error| error.to_string())?;
     let is_document = wire.query_id.is_some() || wire.action_name.is_some() || wire.user_query.is_some();
     if !is_document {
-        if let Some(action) = wire.index.or(wire.create) {
+        if let Some(action) = wire.index.take().or(wire.create.take()) {
             return Ok(Line::Action(action.name));
         }
         if wire.update.is_some() || wire.delete.is_some() {

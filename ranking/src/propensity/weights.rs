@@ -78,7 +78,7 @@ impl Weighting {
 }
 
 /// What is to be known of the weights of the rows that are weighed; merges in any order up to rounding.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WeightHealth {
     /// Rows that are weighed.
     pub rows: u64,

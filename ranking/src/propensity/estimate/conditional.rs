@@ -110,9 +110,9 @@ impl Strata {
             let (mut seen, mut open) = (vec![false; n], vec![0]);
             seen[0] = true;
             while let Some(from) = open.pop() {
-                for to in 0..n {
-                    if !seen[to] && step(from, to) {
-                        seen[to] = true;
+                for (to, seen) in seen.iter_mut().enumerate() {
+                    if !*seen && step(from, to) {
+                        *seen = true;
                         open.push(to);
                     }
                 }

@@ -1,0 +1,431 @@
+//! `prepare`: from click logs and feature tables to training data, as one plan of the query engine.
+//!
+//! The log's events meet the features of their query and user, their results become rows and meet those of their document and
+//! of the pair, every row gets its label and its weight, and a sink that is a node of the plan writes the training layout where the
+//! rows are. Tables lie in memory and the rows stream past them, so the lists of the log stay together and nothing is shuffled;
+//! tables that do not fit are joined by sorting, and lists are brought together again. Nothing appears before all is well.
+
+mod expressions;
+mod options;
+mod plan;
+mod publish;
+mod report;
+mod sources;
+
+pub(crate) mod list_id;
+pub(crate) mod sink;
+
+use std::{collections::HashSet, time::Instant};
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use datafusion::common::DataFusionError;
+use datafusion::dataframe::DataFrame;
+use datafusion::execution::context::SessionContext;
+use dataset::writer::{Layout, Staging};
+
+pub use self::{
+    list_id::list_id,
+    options::{DEFAULT_FEATURES, JoinChoice, Missing, PrepareOptions, SplitBy},
+    report::{FeatureReport, PartReport, PrepareReport, TableReport, render},
+    sink::TimePart,
+    sources::Key,
+};
+use self::{
+    plan::{Ingredients, Source},
+    sink::{Counts, Fill, Outcome, SinkSpec},
+    sources::{Log, Table, Wanted},
+};
+use crate::{PipelineError, engine::{self, Engine, Joins}, lake::Lake};
+
+/// Tables are held in memory if their files are below the allowed memory divided by this: decoded and with their hash table they
+/// take about four times their size on disk, and half of the memory is for what streams by.
+const FILES_PER_MEMORY: u64 = 8;
+/// Repeated searches up to so many are left out one by one; more say that the log is not one.
+const MOST_REPEATED: usize = 1_000_000;
+/// Examples that an error shows.
+const EXAMPLES: usize = 5;
+
+/// What goes on, for a person to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Opening,
+    Checking,
+    Averaging,
+    Writing,
+}
+
+/// Prepares; the dataset appears whole or not at all.
+pub fn prepare(options: &PrepareOptions, progress: &dyn Fn(Stage)) -> Result<PrepareReport, PipelineError> {
+    options.check()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(options.engine.threads.get())
+        .thread_stack_size(8 << 20)
+        .enable_all()
+        .build()
+        .map_err(|error| PipelineError::options("cannot start threads").because(error))?;
+    runtime.block_on(Preparation { options, progress, begun: Instant::now() }.run())
+}
+
+struct Preparation<'a> {
+    options: &'a PrepareOptions,
+    progress: &'a dyn Fn(Stage),
+    begun: Instant,
+}
+
+impl Preparation<'_> {
+    async fn run(&self) -> Result<PrepareReport, PipelineError> {
+        let options = self.options;
+        (self.progress)(Stage::Opening);
+        // Before any work: an output that is there already is found out now.
+        let staging = Staging::begin(&options.output.path, options.output.overwrite)?;
+        let lake = Lake::open(&options.logs)?;
+        let files = lake.files(options.dates.clone()).await?;
+        // Footers are read here, whoever runs the plan.
+        let context = engine::context(&options.engine, Joins::Streamed)?;
+        let mut tables = Vec::new();
+        for (key, location) in &options.tables {
+            tables.push(Table::open(&context, *key, location).await?);
+        }
+        tables.sort_by_key(|table| table.key);
+        let wanted = Wanted {
+            features: options.features.clone(),
+            user: tables.iter().any(|table| table.key == Key::User),
+            propensity: options.weighting.logged,
+        };
+        let log = Log::open(&context, &lake, &files, &wanted).await?;
+        let features = self.find_features(&tables, &log)?;
+        let (tables, unused): (Vec<Table>, Vec<Table>) = tables
+            .into_iter()
+            .partition(|table| features.iter().any(|(_, source)| *source == Source::Table(table.key)));
+
+        let joins = self.joins(&tables);
+        let plans = Plans { options, log: &log, tables: &tables, features: &features };
+        let outcome = match self.attempt(&plans, &staging, joins).await {
+            // A guess from the files' sizes was wrong.
+            Err(Failure::Memory(error)) if joins == Joins::Streamed && options.joins == JoinChoice::Auto => {
+                tracing::warn!(%error, "the tables did not fit into memory: joining by sorting");
+                self.attempt(&plans, &staging, Joins::Sorted).await.map(|written| (written, Joins::Sorted))
+            }
+            other => other.map(|written| (written, joins)),
+        };
+        let (written, joins) = outcome.map_err(Failure::into_error)?;
+        let parts = publish::arrange(staging.path(), &written.spec, &written.outcomes)?;
+        let report = report::PrepareReport {
+            from: *options.dates.start(),
+            to: *options.dates.end(),
+            log_files: log.files,
+            log_bytes: log.bytes,
+            events: written.events,
+            repeated_events: written.repeated_events,
+            queries: written.queries,
+            rows: parts.iter().map(|part| part.rows).sum(),
+            lists: parts.iter().map(|part| part.lists).sum(),
+            bytes: parts.iter().map(|part| part.bytes).sum(),
+            dropped_rows: written.counts.dropped,
+            single_label_lists: written.counts.single_label_lists,
+            labels: written.counts.labels.clone(),
+            label_options: options.labels,
+            features: report::features(&features, &written.counts, &written.spec.fill),
+            tables: report::tables(&tables, &written.counts),
+            unused_tables: unused.iter().map(|table| table.location.clone()).collect(),
+            weighting: options.weighting,
+            propensities: options.propensities.clone(),
+            divisor: written.divisor,
+            weights: written.counts.weights,
+            joins: if joins == Joins::Streamed { "streamed" } else { "sorted" },
+            seconds: self.begun.elapsed().as_secs_f64(),
+            out: options.output.path.clone(),
+            parts,
+        };
+        publish::write_report(staging.path(), &report)?;
+        staging.commit()?;
+        Ok(report)
+    }
+
+    fn find_features(&self, tables: &[Table], log: &Log) -> Result<Vec<(String, Source)>, PipelineError> {
+        plan::find_features(&self.options.features, tables, log).map_err(|problems| {
+            let count = match problems.len() {
+                1 => "a feature".to_owned(),
+                count => format!("{count} features"),
+            };
+            let mut known: Vec<&str> = tables.iter().flat_map(|table| table.numeric.iter().map(String::as_str)).collect();
+            known.sort_unstable();
+            known.dedup();
+            let known = if known.is_empty() { "no tables were given".to_owned() } else { format!("the tables have {}", known.join(", ")) };
+            PipelineError::options(format!(
+                "{count} cannot be told from the tables and the log: {}",
+                problems.join("; ")
+            ))
+            .with_hint(format!("choose with --features; {known}"))
+        })
+    }
+
+    fn joins(&self, tables: &[Table]) -> Joins {
+        let bytes: u64 = tables.iter().map(|table| table.bytes).sum();
+        let fits = bytes <= self.options.engine.memory as u64 / FILES_PER_MEMORY;
+        match (self.options.joins, &self.options.engine.engine) {
+            (JoinChoice::Streamed, _) => Joins::Streamed,
+            (JoinChoice::Sorted, _) => Joins::Sorted,
+            (JoinChoice::Auto, _) if fits => Joins::Streamed,
+            (JoinChoice::Auto, _) => Joins::Sorted,
+        }
+    }
+
+    async fn attempt(&self, plans: &Plans<'_>, staging: &Staging, joins: Joins) -> Result<Prepared, Failure> {
+        let options = self.options;
+        let context = engine::context(&options.engine, joins)?;
+        let mut ingredients = plans.ingredients(&context);
+        (self.progress)(Stage::Checking);
+        for table in plans.tables {
+            refuse_repeated_keys(&ingredients, table).await?;
+        }
+        let (events, queries) = totals(&ingredients).await?;
+        let (repeated, repeated_events) = repeated(&ingredients).await?;
+        let fill = match options.missing {
+            Missing::Error => Fill::Refuse,
+            Missing::Drop => Fill::DropRow,
+            Missing::Zero => Fill::With(vec![0.0; plans.features.len()]),
+            Missing::Mean => {
+                (self.progress)(Stage::Averaging);
+                Fill::With(means(&ingredients, &repeated).await?)
+            }
+        };
+        if options.weighting.self_normalize {
+            (self.progress)(Stage::Averaging);
+            ingredients.divisor = one_number(ingredients.mean_weight(&repeated)?).await?.unwrap_or(1.0);
+        }
+        let spec = SinkSpec {
+            staging: std::path::absolute(staging.path()).map_err(|error| PipelineError::io("find", staging.path(), error))?,
+            features: options.features.clone(),
+            tables: plans.tables.iter().map(|table| table.key.word().to_owned()).collect(),
+            vector: options.output.layout == Some(Layout::Vector),
+            zstd: options.output.compression == dataset::writer::Compression::Zstd,
+            rows_per_file: options.output.rows_per_file,
+            fill,
+            parts: options.split.rule(),
+            // A cluster may turn a streamed join into one that scatters lists, after the plan was made.
+            cluster: joins == Joins::Sorted || options.engine.engine != Engine::Local,
+        };
+        (self.progress)(Stage::Writing);
+        let outcomes = outcomes(ingredients.write(&repeated, &spec)?).await?;
+        let mut counts = Counts::default();
+        for outcome in &outcomes {
+            if let Some(why) = &outcome.refused {
+                return Err(Failure::Other(PipelineError::data(why.clone()).with_hint(
+                    "clean the log or the feature tables first: a model can learn nothing from it",
+                )));
+            }
+            counts.merge(&outcome.counts);
+        }
+        if spec.fill == Fill::Refuse {
+            refuse_missing(&spec, &counts)?;
+        }
+        let divisor = ingredients.divisor;
+        Ok(Prepared { spec, outcomes, counts, events, queries, repeated_events, divisor })
+    }
+}
+
+/// What plans are made of, whatever the engine.
+struct Plans<'a> {
+    options: &'a PrepareOptions,
+    log: &'a Log,
+    tables: &'a [Table],
+    features: &'a [(String, Source)],
+}
+
+impl Plans<'_> {
+    fn ingredients<'b>(&'b self, context: &'b SessionContext) -> Ingredients<'b> {
+        Ingredients {
+            context,
+            log: self.log,
+            tables: self.tables,
+            features: self.features,
+            labels: &self.options.labels,
+            weighting: &self.options.weighting,
+            propensities: &self.options.propensities,
+            divisor: 1.0,
+            with_time: matches!(self.options.split, SplitBy::Time(_)),
+        }
+    }
+}
+
+/// What one attempt wrote.
+struct Prepared {
+    spec: SinkSpec,
+    outcomes: Vec<Outcome>,
+    counts: Counts,
+    events: u64,
+    queries: u64,
+    repeated_events: u64,
+    divisor: f64,
+}
+
+/// Why an attempt failed.
+enum Failure {
+    /// The plan needs more memory than it was given.
+    Memory(DataFusionError),
+    Other(PipelineError),
+}
+
+impl Failure {
+    fn into_error(self) -> PipelineError {
+        match self {
+            Self::Memory(error) => PipelineError::options("the plan needs more memory than it was given")
+                .with_hint("give it more with --memory, or take --joins sorted")
+                .because(error),
+            Self::Other(error) => error,
+        }
+    }
+}
+
+impl From<PipelineError> for Failure {
+    fn from(error: PipelineError) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<DataFusionError> for Failure {
+    fn from(error: DataFusionError) -> Self {
+        match error.find_root() {
+            DataFusionError::ResourcesExhausted(_) => Self::Memory(error),
+            _ => Self::Other(PipelineError::data("the plan failed").because(error)),
+        }
+    }
+}
+
+async fn totals(ingredients: &Ingredients<'_>) -> Result<(u64, u64), Failure> {
+    let batches = ingredients.totals()?.collect().await?;
+    let first = batches.iter().find(|batch| batch.num_rows() > 0);
+    let count = |column: usize| {
+        first.map_or(0, |batch| batch.column(column).as_primitive::<Int64Type>().value(0).max(0) as u64)
+    };
+    match count(0) {
+        0 => Err(Failure::Other(PipelineError::data("the log's files of these dates hold no event"))),
+        events => Ok((events, count(1))),
+    }
+}
+
+/// The identities that several events share, and how many events are repetitions.
+async fn repeated(ingredients: &Ingredients<'_>) -> Result<(Vec<i64>, u64), Failure> {
+    let (mut ids, mut events) = (Vec::new(), 0u64);
+    for batch in ingredients.repeated()?.collect().await? {
+        let (id, count) = (batch.column(0).as_primitive::<Int64Type>(), batch.column(1).as_primitive::<Int64Type>());
+        ids.extend_from_slice(id.values());
+        events += count.values().iter().map(|count| (*count - 1) as u64).sum::<u64>();
+    }
+    ids.sort_unstable();
+    if ids.len() > MOST_REPEATED {
+        return Err(Failure::Other(
+            PipelineError::data(format!("{} searches stand in the log more than once ({events} repetitions)", ids.len()))
+                .with_hint("a search is known by session_id, query_id and query_timestamp: are these filled in?"),
+        ));
+    }
+    if !ids.is_empty() {
+        let searches = one_number(ingredients.searches_of(&ids)?).await?.unwrap_or(0.0);
+        if searches > ids.len() as f64 {
+            return Err(Failure::Other(
+                PipelineError::data("two different searches have the same list_id, which is a hash of 64 bits")
+                    .with_hint("prepare fewer days at a time"),
+            ));
+        }
+    }
+    Ok((ids, events))
+}
+
+async fn means(ingredients: &Ingredients<'_>, repeated: &[i64]) -> Result<Vec<f32>, Failure> {
+    let batches = ingredients.means(repeated)?.collect().await?;
+    let batch = batches.iter().find(|batch| batch.num_rows() > 0);
+    let mut means = Vec::with_capacity(ingredients.features.len());
+    for (at, (name, _)) in ingredients.features.iter().enumerate() {
+        let mean = batch.map(|batch| datafusion::common::ScalarValue::try_from_array(batch.column(at), 0)).transpose()?;
+        match mean.as_ref().and_then(plan::number) {
+            Some(mean) => means.push(mean as f32),
+            None => {
+                return Err(Failure::Other(
+                    PipelineError::data(format!("feature `{name}` has no value in any row, so no mean"))
+                        .with_hint("leave it out of --features, or see whether its table's keys are the log's"),
+                ));
+            }
+        }
+    }
+    Ok(means)
+}
+
+async fn one_number(frame: DataFrame) -> Result<Option<f64>, Failure> {
+    let batches = frame.collect().await?;
+    match batches.iter().find(|batch| batch.num_rows() > 0) {
+        Some(batch) => Ok(plan::number(&datafusion::common::ScalarValue::try_from_array(batch.column(0), 0)?)),
+        None => Ok(None),
+    }
+}
+
+async fn outcomes(frame: DataFrame) -> Result<Vec<Outcome>, Failure> {
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    for batch in frame.collect().await? {
+        let column = arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Utf8).map_err(DataFusionError::from)?;
+        for json in column.as_string::<i32>().iter().flatten() {
+            outcomes.push(serde_json::from_str(json).map_err(|error| DataFusionError::External(Box::new(error)))?);
+        }
+    }
+    outcomes.sort_by_key(|outcome| outcome.partition);
+    let partitions: HashSet<usize> = outcomes.iter().map(|outcome| outcome.partition).collect();
+    if partitions.len() != outcomes.len() {
+        return Err(Failure::Other(PipelineError::data("a partition was written twice: the engine is broken")));
+    }
+    Ok(outcomes)
+}
+
+async fn refuse_repeated_keys(ingredients: &Ingredients<'_>, table: &Table) -> Result<(), Failure> {
+    let batches = ingredients.repeated_keys(table, EXAMPLES)?.collect().await?;
+    let mut examples = Vec::new();
+    for batch in &batches {
+        let columns = batch.columns().iter().map(|column| arrow::util::display::ArrayFormatter::try_new(column, &Default::default()));
+        let columns = columns.collect::<Result<Vec<_>, _>>().map_err(DataFusionError::from)?;
+        for row in 0..batch.num_rows() {
+            let (count, keys) = columns.split_last().map_or((String::new(), &[][..]), |(count, keys)| (count.value(row).to_string(), keys));
+            let key: Vec<String> = keys.iter().map(|key| key.value(row).to_string()).collect();
+            examples.push(format!("`{}` in {count} rows", key.join(" / ")));
+        }
+    }
+    if examples.is_empty() {
+        return Ok(());
+    }
+    let keys = table.key.columns().join(" and ");
+    let with = if table.as_of { format!("{keys} and valid_from") } else { keys };
+    let hint = if table.as_of { "keep one row a key and moment" } else { "keep one row a key, or add a `valid_from` column to join as of the search's time" };
+    Err(Failure::Other(
+        PipelineError::data(format!(
+            "{} features `{}`: the key {with} stands in several rows, for one {}",
+            table.key.word(),
+            table.location,
+            examples.join(", ")
+        ))
+        .with_hint(hint),
+    ))
+}
+
+fn refuse_missing(spec: &SinkSpec, counts: &Counts) -> Result<(), Failure> {
+    let missing: Vec<String> = spec
+        .features
+        .iter()
+        .zip(&counts.missing)
+        .filter(|(_, rows)| **rows > 0)
+        .map(|(name, rows)| format!("`{name}` in {rows}"))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let unmatched: Vec<String> = spec
+        .tables
+        .iter()
+        .zip(&counts.unmatched)
+        .filter(|(_, rows)| **rows > 0)
+        .map(|(table, rows)| format!("{rows} found no row in the {table} features"))
+        .collect();
+    let unmatched = if unmatched.is_empty() { String::new() } else { format!(" ({})", unmatched.join(", ")) };
+    Err(Failure::Other(
+        PipelineError::data(format!("of {} rows some lack features: {}{unmatched}", counts.rows, missing.join(", ")))
+            .with_hint("complete the tables, or say --missing zero, mean or drop"),
+    ))
+}

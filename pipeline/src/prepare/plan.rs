@@ -1,0 +1,294 @@
+//! The one plan: events, their features, their results one row each, the results' features, label and weight.
+
+use std::collections::BTreeMap;
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::{JoinType, Result, ScalarValue};
+use datafusion::dataframe::DataFrame;
+use datafusion::execution::context::SessionContext;
+use datafusion::functions::core::expr_ext::FieldAccessor as _;
+use datafusion::functions_aggregate::expr_fn::{avg, count};
+use datafusion::functions_window::expr_fn::{lead, row_number};
+use datafusion::logical_expr::{Expr, ExprFunctionExt as _, Extension, LogicalPlan, LogicalPlanBuilder, cast, lit};
+use datafusion::prelude::{col, ident};
+use ranking::{labels::LabelOptions, propensity::{PropensityTable, Weighting}};
+
+use super::{
+    expressions::{self, Impression},
+    list_id::ListId,
+    sink::{LIST, SinkSpec, TIME, TrainingSink, WEIGHED, marker},
+    sources::{Key, Log, Table, VALID_FROM, timestamp},
+};
+
+/// Where a feature comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    Table(Key),
+    Event,
+    Result,
+}
+
+/// All that the rows are made of.
+pub struct Ingredients<'a> {
+    pub context: &'a SessionContext,
+    pub log: &'a Log,
+    pub tables: &'a [Table],
+    /// In the order of the dataset.
+    pub features: &'a [(String, Source)],
+    pub labels: &'a LabelOptions,
+    pub weighting: &'a Weighting,
+    pub propensities: &'a PropensityTable,
+    /// What the weights of weighed rows are divided by.
+    pub divisor: f64,
+    /// The time of the search goes along, to split by it.
+    pub with_time: bool,
+}
+
+/// The names of columns on their way; none of them can be a feature's, which are checked.
+const RESULTS: &str = "results";
+const SESSION: &str = "session_id";
+const QUERY: &str = dataset::layout::QUERY;
+const DOCUMENT: &str = dataset::layout::DOCUMENT;
+const USER: &str = "user_id";
+
+impl Ingredients<'_> {
+    /// One row an event: the list's identity, and the log's columns.
+    pub fn events(&self) -> Result<DataFrame> {
+        let log = self.context.read_table(self.log.provider.clone())?;
+        let id = ListId::udf().call(vec![col(SESSION), col(QUERY), col(TIME)]).alias(LIST);
+        let columns = log.schema().fields().iter().filter(|field| field.name() != SESSION);
+        let columns: Vec<Expr> = columns.map(|field| ident(field.name())).chain([id]).collect();
+        log.select(columns)
+    }
+
+    /// How many events, and how many different queries.
+    pub fn totals(&self) -> Result<DataFrame> {
+        let log = self.context.read_table(self.log.provider.clone())?;
+        log.aggregate(
+            vec![],
+            vec![count(lit(1i64)).alias("events"), datafusion::functions_aggregate::expr_fn::count_distinct(col(QUERY)).alias("queries")],
+        )
+    }
+
+    /// The identities that several events have, with how many, and how many different searches those are.
+    pub fn repeated(&self) -> Result<DataFrame> {
+        let log = self.context.read_table(self.log.provider.clone())?;
+        let id = ListId::udf().call(vec![col(SESSION), col(QUERY), col(TIME)]).alias(LIST);
+        log.select(vec![id])?
+            .aggregate(vec![col(LIST)], vec![count(lit(1i64)).alias("events")])?
+            .filter(col("events").gt(lit(1i64)))
+    }
+
+    /// How many different searches these identities belong to; more than identities where a hash was not enough.
+    pub fn searches_of(&self, ids: &[i64]) -> Result<DataFrame> {
+        let log = self.context.read_table(self.log.provider.clone())?;
+        let id = ListId::udf().call(vec![col(SESSION), col(QUERY), col(TIME)]).alias(LIST);
+        log.select(vec![id, col(SESSION), col(QUERY), col(TIME)])?
+            .join(self.identities(ids)?, JoinType::LeftSemi, &[LIST], &["again"], None)?
+            .select(vec![col(SESSION), col(QUERY), col(TIME)])?
+            .distinct()?
+            .aggregate(vec![], vec![count(lit(1i64)).alias("searches")])
+    }
+
+    fn identities(&self, ids: &[i64]) -> Result<DataFrame> {
+        let rows = ids.iter().map(|id| vec![lit(*id)]).collect();
+        let plan = LogicalPlanBuilder::values(rows)?.project(vec![col("column1").alias("again")])?.build()?;
+        Ok(DataFrame::new(self.context.state(), plan))
+    }
+
+    /// The events, of those with one identity only one.
+    fn distinct_events(&self, repeated: &[i64]) -> Result<DataFrame> {
+        let events = self.events()?;
+        if repeated.is_empty() {
+            return Ok(events);
+        }
+        let again = self.identities(repeated)?;
+        let single = events.clone().join(again.clone(), JoinType::LeftAnti, &[LIST], &["again"], None)?;
+        let number = row_number().partition_by(vec![col(LIST)]).order_by(vec![col(TIME).sort(true, false)]).build()?;
+        let columns: Vec<Expr> = events.schema().fields().iter().map(|field| ident(field.name())).collect();
+        let first = events
+            .join(again, JoinType::LeftSemi, &[LIST], &["again"], None)?
+            .window(vec![number.alias("repetition")])?
+            .filter(col("repetition").eq(lit(1u64)))?
+            .select(columns)?;
+        single.union(first)
+    }
+
+    /// One row an impression: the sink's columns.
+    pub fn rows(&self, repeated: &[i64]) -> Result<DataFrame> {
+        let mut rows = self.distinct_events(repeated)?;
+        for table in self.tables.iter().filter(|table| table.key.of_event()) {
+            rows = self.join(rows, table)?;
+        }
+        let of = self.impression();
+        let weight = expressions::weight(self.weighting, self.propensities, self.divisor, &of)?;
+        let mut columns: Vec<Expr> = rows
+            .schema()
+            .fields()
+            .iter()
+            .filter(|field| ![RESULTS, USER].contains(&field.name().as_str()) && (field.name() != TIME || self.needs_time()))
+            .map(|field| ident(field.name()))
+            .collect();
+        columns.push(result("document_id").alias(DOCUMENT));
+        columns.push(expressions::label(self.labels, &of)?.alias(dataset::layout::LABEL));
+        columns.push(weight.weight.alias(dataset::layout::WEIGHT));
+        columns.push(weight.weighed.alias(WEIGHED));
+        for (name, source) in self.features {
+            if *source == Source::Result {
+                columns.push(cast(result(name), DataType::Float32).alias(name));
+            }
+        }
+        rows = rows.unnest_columns(&[RESULTS])?.select(columns)?;
+        for table in self.tables.iter().filter(|table| !table.key.of_event()) {
+            rows = self.join(rows, table)?;
+        }
+        let mut names = vec![LIST, QUERY, DOCUMENT, dataset::layout::LABEL, dataset::layout::WEIGHT, WEIGHED];
+        names.extend(self.with_time.then_some(TIME));
+        let mut columns: Vec<Expr> = names.into_iter().map(ident).collect();
+        columns.extend(self.tables.iter().map(|table| ident(marker(table.key.word()))));
+        columns.extend(self.features.iter().map(|(name, source)| match source {
+            Source::Event => cast(ident(name), DataType::Float32).alias(name),
+            Source::Table(_) | Source::Result => ident(name),
+        }));
+        rows.select(columns)
+    }
+
+    /// The mean weight of the rows that are weighed, before it is divided.
+    pub fn mean_weight(&self, repeated: &[i64]) -> Result<DataFrame> {
+        let weight = expressions::weight(self.weighting, self.propensities, 1.0, &self.impression())?;
+        self.distinct_events(repeated)?
+            .unnest_columns(&[RESULTS])?
+            .filter(weight.weighed.not_eq(lit(expressions::NOT_WEIGHED)))?
+            .aggregate(vec![], vec![avg(weight.clipped).alias("mean")])
+    }
+
+    fn impression(&self) -> Impression {
+        Impression {
+            position: result("position"),
+            clicked: result("clicked"),
+            dwell: result("dwell_time_seconds"),
+            cart: result("added_to_cart"),
+            purchased: result("purchased"),
+            propensity: self.log.has_propensity.then(|| result("propensity")),
+        }
+    }
+
+    /// The mean of each feature over all rows that have it.
+    pub fn means(&self, repeated: &[i64]) -> Result<DataFrame> {
+        let mean = |(name, _): &(String, Source)| avg(cast(ident(name), DataType::Float64)).alias(name);
+        self.rows(repeated)?.aggregate(vec![], self.features.iter().map(mean).collect())
+    }
+
+    /// The whole plan: one row with an outcome a partition.
+    pub fn write(&self, repeated: &[i64], spec: &SinkSpec) -> Result<DataFrame> {
+        let (state, rows) = self.rows(repeated)?.into_parts();
+        let sink = TrainingSink::new(rows, spec)?;
+        let plan = LogicalPlan::Extension(Extension { node: std::sync::Arc::new(sink) });
+        Ok(DataFrame::new(state, plan))
+    }
+
+    fn needs_time(&self) -> bool {
+        self.with_time || self.tables.iter().any(|table| table.as_of && !table.key.of_event())
+    }
+
+    /// Gives every row the table's features, or nulls. The rows stream by in their order, past a hash table of the features:
+    /// that is what a *right* join does here, and why lists stay together.
+    fn join(&self, rows: DataFrame, table: &Table) -> Result<DataFrame> {
+        let word = table.key.word();
+        let key = |column: &str| format!("{word}.{column}");
+        let mut columns: Vec<Expr> = Vec::new();
+        for column in table.key.columns() {
+            columns.push(cast(ident(*column), DataType::Utf8View).alias(key(column)));
+        }
+        for (name, source) in self.features {
+            if *source == Source::Table(table.key) {
+                columns.push(cast(ident(name), DataType::Float32).alias(name));
+            }
+        }
+        columns.push(lit(true).alias(marker(word)));
+        let mut features = self.context.read_table(table.provider.clone())?;
+        let mut holds = None;
+        if table.as_of {
+            let (from, to) = (key(VALID_FROM), key("valid_to"));
+            columns.push(cast(ident(VALID_FROM), timestamp()).alias(&from));
+            features = features.select(columns)?;
+            let keys: Vec<Expr> = table.key.columns().iter().map(|column| ident(key(column))).collect();
+            let next = lead(ident(&from), Some(1), None)
+                .partition_by(keys)
+                .order_by(vec![ident(&from).sort(true, false)])
+                .build()?;
+            features = features.window(vec![next.alias(&to)])?;
+            let begun = ident(&from).lt_eq(ident(TIME));
+            holds = Some(begun.and(ident(&to).is_null().or(ident(TIME).lt(ident(&to)))));
+        } else {
+            features = features.select(columns)?;
+        }
+        let left: Vec<String> = table.key.columns().iter().map(|column| key(column)).collect();
+        let mut kept: Vec<Expr> = rows.schema().fields().iter().map(|field| ident(field.name())).collect();
+        kept.extend(self.features.iter().filter(|(_, source)| *source == Source::Table(table.key)).map(|(name, _)| ident(name)));
+        kept.push(ident(marker(word)));
+        let mut on: Vec<Expr> = left.iter().zip(table.key.columns()).map(|(left, right)| ident(left).eq(ident(*right))).collect();
+        on.extend(holds);
+        features.join_on(rows, JoinType::Right, on)?.select(kept)
+    }
+
+    /// Keys that stand twice in a table, some of them.
+    pub fn repeated_keys(&self, table: &Table, most: usize) -> Result<DataFrame> {
+        let mut columns: Vec<Expr> =
+            table.key.columns().iter().map(|column| cast(ident(*column), DataType::Utf8View).alias(*column)).collect();
+        if table.as_of {
+            columns.push(cast(ident(VALID_FROM), timestamp()).alias(VALID_FROM));
+        }
+        let keys: Vec<Expr> = columns.iter().map(|column| ident(column.schema_name().to_string())).collect();
+        self.context
+            .read_table(table.provider.clone())?
+            .select(columns)?
+            .aggregate(keys, vec![count(lit(1i64)).alias("rows")])?
+            .filter(col("rows").gt(lit(1i64)))?
+            .limit(0, Some(most))
+    }
+}
+
+/// A field of the result at hand, once results are unnested.
+fn result(name: &str) -> Expr {
+    ident(RESULTS).field(name)
+}
+
+/// Finds the one place that each feature comes from; else says what is wrong with all of them.
+pub fn find_features(wanted: &[String], tables: &[Table], log: &Log) -> std::result::Result<Vec<(String, Source)>, Vec<String>> {
+    let mut places: BTreeMap<&str, Vec<(Source, String)>> = BTreeMap::new();
+    for table in tables {
+        for name in &table.numeric {
+            let place = (Source::Table(table.key), format!("the {} features", table.key.word()));
+            places.entry(name).or_default().push(place);
+        }
+    }
+    for (names, source, place) in [
+        (&log.event_features, Source::Event, "the log's events"),
+        (&log.result_features, Source::Result, "the log's results"),
+    ] {
+        for name in names {
+            places.entry(name).or_default().push((source, place.to_owned()));
+        }
+    }
+    let (mut found, mut problems) = (Vec::new(), Vec::new());
+    for name in wanted {
+        match places.get(name.as_str()).map(Vec::as_slice) {
+            None => problems.push(format!("`{name}` is in none of them")),
+            Some([(source, _)]) => found.push((name.clone(), *source)),
+            Some(several) => {
+                let several: Vec<&str> = several.iter().map(|(_, place)| place.as_str()).collect();
+                problems.push(format!("`{name}` is in {}", several.join(" and in ")));
+            }
+        }
+    }
+    if problems.is_empty() { Ok(found) } else { Err(problems) }
+}
+
+/// The single value of a batch's cell as a number.
+pub fn number(value: &ScalarValue) -> Option<f64> {
+    match value.cast_to(&DataType::Float64) {
+        Ok(ScalarValue::Float64(value)) => value,
+        _ => None,
+    }
+}
