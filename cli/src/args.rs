@@ -4,8 +4,8 @@ mod collect;
 mod datasets;
 mod judge;
 mod logs;
-mod propensity;
 mod prepare;
+mod propensity;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -15,8 +15,8 @@ pub use collect::CollectArgs;
 pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels, Layout, OutputArgs, SplitArgs};
 pub use judge::{AggregateArgs, CreateArgs, Judge, JudgeMethod, PlatformArgs, PullArgs};
 pub use logs::{ClickModel, ImportLogs, Logs, SimulateArgs, UbiArgs, Unknown};
-pub use propensity::{Estimator, Propensity, PropensityEstimateArgs, PropensityShowArgs};
 pub use prepare::{EngineVerb, ExecutorArgs, JoinWord, LabelWord, MissingWord, PrepareArgs, WeightWord};
+pub use propensity::{Estimator, Propensity, PropensityEstimateArgs, PropensityShowArgs};
 
 /// Trains ranking models on Parquet, data-parallel, with one command.
 #[derive(Debug, Parser)]

@@ -1,6 +1,8 @@
 //! `prepare` and `engine`: arguments become the pipeline's options, its reports become lines.
 
-use std::{collections::BTreeMap, fs, io::IsTerminal as _, num::NonZeroUsize, process::ExitCode, thread, time::Duration};
+use std::{
+    collections::BTreeMap, fs, io::IsTerminal as _, num::NonZeroUsize, process::ExitCode, thread, time::Duration,
+};
 
 use bytesize::ByteSize;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -102,7 +104,9 @@ pub async fn engine(verb: EngineVerb) -> Result<ExitCode, Fault> {
         }
         EngineVerb::Executor(ExecutorArgs { scheduler, listen, advertise, slots, memory, work }) => {
             let Engine::Ballista(url) = scheduler else {
-                return Err(Fault::words("an executor needs a scheduler").hint("write --scheduler ballista://host:port"));
+                return Err(
+                    Fault::words("an executor needs a scheduler").hint("write --scheduler ballista://host:port")
+                );
             };
             let address = url.trim_start_matches("ballista://").trim_end_matches('/');
             let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
@@ -131,9 +135,8 @@ fn propensities(word: &str) -> Result<PropensityTable, Fault> {
                     .because(&error)
                     .hint("name a file of `lockstep propensity estimate`, or say `reference`")
             })?;
-            PropensityTable::from_json(&bytes).map_err(|error| {
-                Fault::words(format!("`{path}`: {error}")).hint(error.hint().unwrap_or_default())
-            })
+            PropensityTable::from_json(&bytes)
+                .map_err(|error| Fault::words(format!("`{path}`: {error}")).hint(error.hint().unwrap_or_default()))
         }
     }
 }

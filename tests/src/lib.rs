@@ -1,7 +1,7 @@
 //! A sandbox for suites that run the real binaries: a folder of its own, commands with their output, runs that can be killed.
 
-pub mod servers;
 pub mod label_studio;
+pub mod servers;
 
 use std::{
     ffi::OsStr,

@@ -38,9 +38,7 @@ pub struct Logical {
 impl LogicalExtensionCodec for Logical {
     fn try_decode(&self, bytes: &[u8], inputs: &[LogicalPlan], context: &TaskContext) -> Result<Extension> {
         match (ours(bytes), inputs) {
-            (Some(json), [input]) => {
-                Ok(Extension { node: Arc::new(TrainingSink::from_json(input.clone(), json?)?) })
-            }
+            (Some(json), [input]) => Ok(Extension { node: Arc::new(TrainingSink::from_json(input.clone(), json?)?) }),
             (Some(_), _) => internal_err!("a training sink has one input"),
             (None, _) => self.theirs.try_decode(bytes, inputs, context),
         }

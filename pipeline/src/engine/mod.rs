@@ -86,7 +86,8 @@ pub fn context(options: &EngineOptions, joins: Joins) -> std::result::Result<Ses
                 .with_ballista_job_name("lockstep prepare");
             let state = state(config, runtime);
             // Only builds the client; nothing is asked of the scheduler yet.
-            let connected = futures::executor::block_on(SessionContext::remote_with_state(url, state)).map_err(failed)?;
+            let connected =
+                futures::executor::block_on(SessionContext::remote_with_state(url, state)).map_err(failed)?;
             Ok(connected)
         }
     }

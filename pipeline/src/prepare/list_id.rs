@@ -63,8 +63,10 @@ impl ScalarUDFImpl for ListId {
             return exec_err!("{}: the time is {}, not in microseconds", Self::NAME, time.data_type());
         };
         let (session, query) = (session.as_string_view(), query.as_string_view());
-        let ids: Int64Array =
-            (0..time.len()).map(|row| list_id(session.value(row), query.value(row), time.value(row))).collect::<Vec<_>>().into();
+        let ids: Int64Array = (0..time.len())
+            .map(|row| list_id(session.value(row), query.value(row), time.value(row)))
+            .collect::<Vec<_>>()
+            .into();
         Ok(ColumnarValue::Array(Arc::new(ids) as ArrayRef))
     }
 }

@@ -36,7 +36,11 @@ use self::{
     sink::{Counts, Fill, Outcome, SinkSpec},
     sources::{Log, Table, Wanted},
 };
-use crate::{PipelineError, engine::{self, Engine, Joins}, lake::Lake};
+use crate::{
+    PipelineError,
+    engine::{self, Engine, Joins},
+    lake::Lake,
+};
 
 /// Tables are held in memory if their files are below the allowed memory divided by this: decoded and with their hash table they
 /// take about four times their size on disk, and half of the memory is for what streams by.
@@ -149,10 +153,15 @@ impl Preparation<'_> {
                 1 => "a feature".to_owned(),
                 count => format!("{count} features"),
             };
-            let mut known: Vec<&str> = tables.iter().flat_map(|table| table.numeric.iter().map(String::as_str)).collect();
+            let mut known: Vec<&str> =
+                tables.iter().flat_map(|table| table.numeric.iter().map(String::as_str)).collect();
             known.sort_unstable();
             known.dedup();
-            let known = if known.is_empty() { "no tables were given".to_owned() } else { format!("the tables have {}", known.join(", ")) };
+            let known = if known.is_empty() {
+                "no tables were given".to_owned()
+            } else {
+                format!("the tables have {}", known.join(", "))
+            };
             PipelineError::options(format!(
                 "{count} cannot be told from the tables and the log: {}",
                 problems.join("; ")
@@ -196,7 +205,8 @@ impl Preparation<'_> {
             ingredients.divisor = one_number(ingredients.mean_weight(&repeated)?).await?.unwrap_or(1.0);
         }
         let spec = SinkSpec {
-            staging: std::path::absolute(staging.path()).map_err(|error| PipelineError::io("find", staging.path(), error))?,
+            staging: std::path::absolute(staging.path())
+                .map_err(|error| PipelineError::io("find", staging.path(), error))?,
             features: options.features.clone(),
             tables: plans.tables.iter().map(|table| table.key.word().to_owned()).collect(),
             vector: options.output.layout == Some(Layout::Vector),
@@ -212,9 +222,10 @@ impl Preparation<'_> {
         let mut counts = Counts::default();
         for outcome in &outcomes {
             if let Some(why) = &outcome.refused {
-                return Err(Failure::Other(PipelineError::data(why.clone()).with_hint(
-                    "clean the log or the feature tables first: a model can learn nothing from it",
-                )));
+                return Err(Failure::Other(
+                    PipelineError::data(why.clone())
+                        .with_hint("clean the log or the feature tables first: a model can learn nothing from it"),
+                ));
             }
             counts.merge(&outcome.counts);
         }
@@ -317,8 +328,11 @@ async fn repeated(ingredients: &Ingredients<'_>) -> Result<(Vec<i64>, u64), Fail
     ids.sort_unstable();
     if ids.len() > MOST_REPEATED {
         return Err(Failure::Other(
-            PipelineError::data(format!("{} searches stand in the log more than once ({events} repetitions)", ids.len()))
-                .with_hint("a search is known by session_id, query_id and query_timestamp: are these filled in?"),
+            PipelineError::data(format!(
+                "{} searches stand in the log more than once ({events} repetitions)",
+                ids.len()
+            ))
+            .with_hint("a search is known by session_id, query_id and query_timestamp: are these filled in?"),
         ));
     }
     if !ids.is_empty() {
@@ -338,7 +352,8 @@ async fn means(ingredients: &Ingredients<'_>, repeated: &[i64]) -> Result<Vec<f3
     let batch = batches.iter().find(|batch| batch.num_rows() > 0);
     let mut means = Vec::with_capacity(ingredients.features.len());
     for (at, (name, _)) in ingredients.features.iter().enumerate() {
-        let mean = batch.map(|batch| datafusion::common::ScalarValue::try_from_array(batch.column(at), 0)).transpose()?;
+        let mean =
+            batch.map(|batch| datafusion::common::ScalarValue::try_from_array(batch.column(at), 0)).transpose()?;
         match mean.as_ref().and_then(plan::number) {
             Some(mean) => means.push(mean as f32),
             None => {
@@ -363,7 +378,8 @@ async fn one_number(frame: DataFrame) -> Result<Option<f64>, Failure> {
 async fn outcomes(frame: DataFrame) -> Result<Vec<Outcome>, Failure> {
     let mut outcomes: Vec<Outcome> = Vec::new();
     for batch in frame.collect().await? {
-        let column = arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Utf8).map_err(DataFusionError::from)?;
+        let column =
+            arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Utf8).map_err(DataFusionError::from)?;
         for json in column.as_string::<i32>().iter().flatten() {
             outcomes.push(serde_json::from_str(json).map_err(|error| DataFusionError::External(Box::new(error)))?);
         }
@@ -380,10 +396,15 @@ async fn refuse_repeated_keys(ingredients: &Ingredients<'_>, table: &Table) -> R
     let batches = ingredients.repeated_keys(table, EXAMPLES)?.collect().await?;
     let mut examples = Vec::new();
     for batch in &batches {
-        let columns = batch.columns().iter().map(|column| arrow::util::display::ArrayFormatter::try_new(column, &Default::default()));
+        let columns = batch
+            .columns()
+            .iter()
+            .map(|column| arrow::util::display::ArrayFormatter::try_new(column, &Default::default()));
         let columns = columns.collect::<Result<Vec<_>, _>>().map_err(DataFusionError::from)?;
         for row in 0..batch.num_rows() {
-            let (count, keys) = columns.split_last().map_or((String::new(), &[][..]), |(count, keys)| (count.value(row).to_string(), keys));
+            let (count, keys) = columns
+                .split_last()
+                .map_or((String::new(), &[][..]), |(count, keys)| (count.value(row).to_string(), keys));
             let key: Vec<String> = keys.iter().map(|key| key.value(row).to_string()).collect();
             examples.push(format!("`{}` in {count} rows", key.join(" / ")));
         }
@@ -393,7 +414,11 @@ async fn refuse_repeated_keys(ingredients: &Ingredients<'_>, table: &Table) -> R
     }
     let keys = table.key.columns().join(" and ");
     let with = if table.as_of { format!("{keys} and valid_from") } else { keys };
-    let hint = if table.as_of { "keep one row a key and moment" } else { "keep one row a key, or add a `valid_from` column to join as of the search's time" };
+    let hint = if table.as_of {
+        "keep one row a key and moment"
+    } else {
+        "keep one row a key, or add a `valid_from` column to join as of the search's time"
+    };
     Err(Failure::Other(
         PipelineError::data(format!(
             "{} features `{}`: the key {with} stands in several rows, for one {}",

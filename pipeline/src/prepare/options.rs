@@ -110,7 +110,12 @@ impl PrepareOptions {
                 return refuse(format!("feature `{name}` is chosen twice"), "name each once");
             }
             let taken = RESERVED.contains(&name.as_str()) && name != "position";
-            if taken || name == "query_timestamp" || name == "weighed" || name.starts_with("matched_") || name.contains('.') {
+            if taken
+                || name == "query_timestamp"
+                || name == "weighed"
+                || name.starts_with("matched_")
+                || name.contains('.')
+            {
                 return refuse(format!("`{name}` cannot be a feature's name"), "rename the column in its table");
             }
         }

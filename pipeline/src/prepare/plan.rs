@@ -11,7 +11,10 @@ use datafusion::functions_aggregate::expr_fn::{avg, count};
 use datafusion::functions_window::expr_fn::{lead, row_number};
 use datafusion::logical_expr::{Expr, ExprFunctionExt as _, Extension, LogicalPlan, LogicalPlanBuilder, cast, lit};
 use datafusion::prelude::{col, ident};
-use ranking::{labels::LabelOptions, propensity::{PropensityTable, Weighting}};
+use ranking::{
+    labels::LabelOptions,
+    propensity::{PropensityTable, Weighting},
+};
 
 use super::{
     expressions::{self, Impression},
@@ -66,7 +69,10 @@ impl Ingredients<'_> {
         let log = self.context.read_table(self.log.provider.clone())?;
         log.aggregate(
             vec![],
-            vec![count(lit(1i64)).alias("events"), datafusion::functions_aggregate::expr_fn::count_distinct(col(QUERY)).alias("queries")],
+            vec![
+                count(lit(1i64)).alias("events"),
+                datafusion::functions_aggregate::expr_fn::count_distinct(col(QUERY)).alias("queries"),
+            ],
         )
     }
 
@@ -126,7 +132,9 @@ impl Ingredients<'_> {
             .schema()
             .fields()
             .iter()
-            .filter(|field| ![RESULTS, USER].contains(&field.name().as_str()) && (field.name() != TIME || self.needs_time()))
+            .filter(|field| {
+                ![RESULTS, USER].contains(&field.name().as_str()) && (field.name() != TIME || self.needs_time())
+            })
             .map(|field| ident(field.name()))
             .collect();
         columns.push(result("document_id").alias(DOCUMENT));
@@ -225,9 +233,12 @@ impl Ingredients<'_> {
         }
         let left: Vec<String> = table.key.columns().iter().map(|column| key(column)).collect();
         let mut kept: Vec<Expr> = rows.schema().fields().iter().map(|field| ident(field.name())).collect();
-        kept.extend(self.features.iter().filter(|(_, source)| *source == Source::Table(table.key)).map(|(name, _)| ident(name)));
+        kept.extend(
+            self.features.iter().filter(|(_, source)| *source == Source::Table(table.key)).map(|(name, _)| ident(name)),
+        );
         kept.push(ident(marker(word)));
-        let mut on: Vec<Expr> = left.iter().zip(table.key.columns()).map(|(left, right)| ident(left).eq(ident(*right))).collect();
+        let mut on: Vec<Expr> =
+            left.iter().zip(table.key.columns()).map(|(left, right)| ident(left).eq(ident(*right))).collect();
         on.extend(holds);
         features.join_on(rows, JoinType::Right, on)?.select(kept)
     }
@@ -255,7 +266,11 @@ fn result(name: &str) -> Expr {
 }
 
 /// Finds the one place that each feature comes from; else says what is wrong with all of them.
-pub fn find_features(wanted: &[String], tables: &[Table], log: &Log) -> std::result::Result<Vec<(String, Source)>, Vec<String>> {
+pub fn find_features(
+    wanted: &[String],
+    tables: &[Table],
+    log: &Log,
+) -> std::result::Result<Vec<(String, Source)>, Vec<String>> {
     let mut places: BTreeMap<&str, Vec<(Source, String)>> = BTreeMap::new();
     for table in tables {
         for name in &table.numeric {

@@ -153,7 +153,9 @@ pub fn render(report: &PrepareReport) -> String {
     for table in &report.tables {
         let unmatched = match table.unmatched_rows {
             0 => "every row found".to_owned(),
-            rows => format!("{} rows ({:.2} %) not found", thousands(rows), 100.0 * rows as f64 / report.rows.max(1) as f64),
+            rows => {
+                format!("{} rows ({:.2} %) not found", thousands(rows), 100.0 * rows as f64 / report.rows.max(1) as f64)
+            }
         };
         let as_of = if table.as_of { ", as of the search's time" } else { "" };
         line(table.key, format!("{}: {unmatched}{as_of}", table.location));

@@ -12,7 +12,11 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::{ObjectMeta, ObjectStoreExt as _};
 use ranking::events::LogSchema;
 
-use crate::{PipelineError, lake::{Lake, LakeFile}, store::Store};
+use crate::{
+    PipelineError,
+    lake::{Lake, LakeFile},
+    store::Store,
+};
 
 /// Footers read at a time.
 const FOOTERS_AT_ONCE: usize = 16;
@@ -187,7 +191,8 @@ struct Found {
 }
 
 /// Columns that a log may lack.
-const OPTIONAL: [&str; 6] = ["user_id", "ranker_version", "explored", "propensity", "click_timestamp", "dwell_time_seconds"];
+const OPTIONAL: [&str; 6] =
+    ["user_id", "ranker_version", "explored", "propensity", "click_timestamp", "dwell_time_seconds"];
 /// Columns that are read; a file that lacks another one may go on lacking it.
 const READ: [&str; 3] = ["session_id", "query_id", "query_timestamp"];
 const READ_OF_RESULTS: [&str; 6] =
@@ -291,13 +296,14 @@ fn is_number(data_type: &DataType) -> bool {
 }
 
 async fn parquet_files(store: &Store, location: &str) -> Result<Vec<ObjectMeta>, PipelineError> {
-    let unreadable = |error: object_store::Error| {
-        PipelineError::data(format!("`{location}` cannot be read")).because(error)
-    };
+    let unreadable =
+        |error: object_store::Error| PipelineError::data(format!("`{location}` cannot be read")).because(error);
     let objects = store.object_store();
     let whole = store.path("");
     let mut files: Vec<ObjectMeta> = Vec::new();
-    if location.ends_with(".parquet") && let Ok(file) = objects.head(&whole).await {
+    if location.ends_with(".parquet")
+        && let Ok(file) = objects.head(&whole).await
+    {
         files.push(file);
     } else {
         let mut listed = objects.list(Some(&whole));
@@ -316,7 +322,11 @@ async fn parquet_files(store: &Store, location: &str) -> Result<Vec<ObjectMeta>,
     Ok(files)
 }
 
-async fn schemas(context: &SessionContext, store: &Store, files: &[ObjectMeta]) -> Result<Vec<SchemaRef>, PipelineError> {
+async fn schemas(
+    context: &SessionContext,
+    store: &Store,
+    files: &[ObjectMeta],
+) -> Result<Vec<SchemaRef>, PipelineError> {
     let state = context.state();
     let objects = store.object_store();
     let format = ParquetFormat::default();

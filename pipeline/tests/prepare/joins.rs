@@ -33,7 +33,15 @@ fn a_table_with_valid_from_gives_what_was_known_at_the_time_of_the_search() {
             vec![
                 ("document_id", texts(&["d1", "d1", "d1", "d2"])),
                 // Of d1 the second holds from the very second of the second search on; nothing is known of d2 before the third.
-                ("valid_from", moments(&["2025-12-01T00:00:00Z", "2026-01-10T12:00:02Z", "2026-01-25T00:00:00Z", "2026-01-15T00:00:00Z"])),
+                (
+                    "valid_from",
+                    moments(&[
+                        "2025-12-01T00:00:00Z",
+                        "2026-01-10T12:00:02Z",
+                        "2026-01-25T00:00:00Z",
+                        "2026-01-15T00:00:00Z",
+                    ]),
+                ),
                 ("doc_quality", floats(&[1.0, 2.0, 3.0, 4.0])),
             ],
         );

@@ -6,7 +6,13 @@ mod joins;
 mod refused;
 mod rules;
 
-use std::{collections::BTreeMap, fs::File, num::NonZeroUsize, path::{Path, PathBuf}, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use arrow::array::{ArrayRef, AsArray, Float32Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{Float32Type, Int64Type};
@@ -88,7 +94,8 @@ impl World {
     fn refused(&self, options: &PrepareOptions) -> String {
         let error = prepare(options, &|_| {}).unwrap_err();
         assert!(!options.output.path.exists(), "something was published");
-        let left: Vec<_> = std::fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let left: Vec<_> =
+            std::fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert!(left.iter().all(|name| !name.to_string_lossy().contains("partial")), "{left:?}");
         let source = std::error::Error::source(&error).map(|source| format!(" <- {source}")).unwrap_or_default();
         format!("{error}{source} | {}", error.hint().unwrap_or_default())
@@ -211,7 +218,9 @@ fn events(count: usize) -> Vec<SearchEvent> {
             })
             .collect()
     };
-    (0..count).map(|number| event(number, &format!("q{}", number % 3), 1 + (number % 20) as u32, results(number))).collect()
+    (0..count)
+        .map(|number| event(number, &format!("q{}", number % 3), 1 + (number % 20) as u32, results(number)))
+        .collect()
 }
 
 /// Every list's rows lie together.

@@ -23,7 +23,8 @@ fn a_feature_of_no_table_or_of_two_is_named() {
 #[test]
 fn a_key_that_stands_in_two_rows_is_named_with_its_table() {
     let world = world();
-    let table = world.table("documents", vec![("document_id", texts(&["d1", "d2", "d1"])), ("doc_quality", floats(&[1.0; 3]))]);
+    let table =
+        world.table("documents", vec![("document_id", texts(&["d1", "d2", "d1"])), ("doc_quality", floats(&[1.0; 3]))]);
     let refused = world.refused(&world.options(&[(Key::Document, table)], &["doc_quality"]));
     assert!(refused.contains("documents.parquet") && refused.contains("`d1` in 2 rows"), "{refused}");
 }
@@ -65,11 +66,19 @@ fn a_day_whose_schema_differs_is_named() {
     // A lake of another tool: no commits, so all of its files count.
     let folder = world.path("lake/click_logs/date=2026-01-05");
     std::fs::create_dir_all(&folder).unwrap();
-    write(&folder.join("a.parquet"), vec![("session_id", texts(&["s"])), ("query_id", texts(&["q"])), ("results", texts(&["none"]))]);
+    write(
+        &folder.join("a.parquet"),
+        vec![("session_id", texts(&["s"])), ("query_id", texts(&["q"])), ("results", texts(&["none"]))],
+    );
     let refused = world.refused(&world.options(&[document_table(&world)], &["doc_quality"]));
     assert!(refused.contains("date=2026-01-05/a.parquet") && refused.contains("query_timestamp"), "{refused}");
     let moments = moments(&["2026-01-05T00:00:00Z"]);
-    let columns = vec![("session_id", texts(&["s"])), ("query_id", texts(&["q"])), ("query_timestamp", moments), ("results", texts(&["none"]))];
+    let columns = vec![
+        ("session_id", texts(&["s"])),
+        ("query_id", texts(&["q"])),
+        ("query_timestamp", moments),
+        ("results", texts(&["none"])),
+    ];
     write(&folder.join("a.parquet"), columns);
     let refused = world.refused(&world.options(&[document_table(&world)], &["doc_quality"]));
     assert!(refused.contains("`results` is Utf8") || refused.contains("`results` is Utf8View"), "{refused}");

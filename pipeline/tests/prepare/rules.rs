@@ -63,7 +63,10 @@ fn the_health_of_weights_is_that_of_the_rows_that_are_weighed() {
     let (report, rows) = world.prepare(&options).unwrap();
     let mut health = ranking::propensity::WeightHealth::default();
     for result in events.iter().flat_map(|event| &event.results).filter(|result| result.clicked) {
-        health.add(options.weighting.unclipped(&options.propensities, result.position, true, None), options.weighting.clip);
+        health.add(
+            options.weighting.unclipped(&options.propensities, result.position, true, None),
+            options.weighting.clip,
+        );
     }
     assert_eq!((report.weights.rows, report.weights.clipped), (health.rows, health.clipped));
     assert!(health.clipped > 0);

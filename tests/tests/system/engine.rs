@@ -50,16 +50,50 @@ fn cluster(sandbox: &Sandbox) -> (Member, [Member; 2]) {
 
 fn logs(sandbox: &Sandbox, events: &str) {
     let simulate = [
-        "logs", "simulate", "--out-lake", "lake", "--features", "world", "--events", events, "--queries", "400", "--documents",
-        "4000", "--users", "500", "--days", "6", "--seed", "11",
+        "logs",
+        "simulate",
+        "--out-lake",
+        "lake",
+        "--features",
+        "world",
+        "--events",
+        events,
+        "--queries",
+        "400",
+        "--documents",
+        "4000",
+        "--users",
+        "500",
+        "--days",
+        "6",
+        "--seed",
+        "11",
     ];
     sandbox.lockstep(&simulate).ok();
 }
 
 const PREPARE: [&str; 21] = [
-    "prepare", "--logs", "lake", "--from", "2026-01-01", "--to", "2026-01-06", "--query-features", "world/query_features",
-    "--document-features", "world/document_features", "--pair-features", "world/pair_features", "--user-features",
-    "world/user_features", "--labels", "graded", "--weights", "ipw", "--threads", "6",
+    "prepare",
+    "--logs",
+    "lake",
+    "--from",
+    "2026-01-01",
+    "--to",
+    "2026-01-06",
+    "--query-features",
+    "world/query_features",
+    "--document-features",
+    "world/document_features",
+    "--pair-features",
+    "world/pair_features",
+    "--user-features",
+    "world/user_features",
+    "--labels",
+    "graded",
+    "--weights",
+    "ipw",
+    "--threads",
+    "6",
 ];
 
 fn prepare(sandbox: &Sandbox, out: &str, more: &[&str]) -> Command {

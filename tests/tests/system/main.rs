@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod collect;
+mod engine;
 mod foreign_clients;
 mod judge;
 mod parity;

@@ -10,8 +10,8 @@ use dataset::writer::{Column, Compression, IdKind, Layout, TrainingSchema, Write
 use ranking::{events::Timestamp, propensity::WeightHealth};
 use serde::{Deserialize, Serialize};
 
-pub use self::shard::marker;
 pub use self::node::{SinkPlanner, TrainingSink, TrainingSinkExec};
+pub use self::shard::marker;
 use crate::{LabelCount, split::Parts};
 
 /// The plan's columns that are not features, by their names; markers are `matched_<table>`.

@@ -13,7 +13,10 @@ use dataset::{
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{Counts, Fill, LIST, Outcome, PartOutcome, PartRule, SinkSpec, TIME, WEIGHED};
-use crate::{prepare::expressions, tally::{Labels, Lists}};
+use crate::{
+    prepare::expressions,
+    tally::{Labels, Lists},
+};
 
 /// Writes batches of the plan's columns.
 pub struct Shard {
@@ -83,7 +86,8 @@ impl Shard {
                         all if all == own.len() => self.append(part, &columns)?,
                         _ => {
                             let filter = FilterBuilder::new(&own).optimize().build();
-                            let own = columns.iter().map(|column| filter.filter(column)).collect::<Result<Vec<_>, _>>()?;
+                            let own =
+                                columns.iter().map(|column| filter.filter(column)).collect::<Result<Vec<_>, _>>()?;
                             self.append(part, &own)?;
                         }
                     }
@@ -128,14 +132,17 @@ impl Shard {
             WriteError::Value { column, value, refused, .. } => {
                 let names = writer.schema().columns().iter().position(|other| other.name == column);
                 let at = names.and_then(|index| {
-                    columns[index].as_primitive::<Float32Type>().iter().position(|found| {
-                        found.is_some_and(|found| found.to_bits() == value.to_bits())
-                    })
+                    columns[index]
+                        .as_primitive::<Float32Type>()
+                        .iter()
+                        .position(|found| found.is_some_and(|found| found.to_bits() == value.to_bits()))
                 });
                 let place = at.map_or_else(String::new, |row| format!("{}: ", place(columns, row)));
                 ShardError::Refused(format!("{place}column `{column}`: {value} {refused}"))
             }
-            WriteError::Scattered { id, .. } => ShardError::Refused(format!("list `{id}` comes again after other lists")),
+            WriteError::Scattered { id, .. } => {
+                ShardError::Refused(format!("list `{id}` comes again after other lists"))
+            }
             other => ShardError::Write(other),
         })
     }
@@ -240,7 +247,9 @@ fn place(columns: &[ArrayRef], row: usize) -> String {
 }
 
 fn named<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, ArrowError> {
-    batch.column_by_name(name).ok_or_else(|| ArrowError::SchemaError(format!("the plan hands no column `{name}` to its sink")))
+    batch
+        .column_by_name(name)
+        .ok_or_else(|| ArrowError::SchemaError(format!("the plan hands no column `{name}` to its sink")))
 }
 
 /// The writer wants no validity mask, also where nothing in it is null.
