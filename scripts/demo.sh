@@ -7,7 +7,7 @@ set -euo pipefail
 "$LOCKSTEP_ROOT/scripts/setup.sh"
 
 say "building lockstep and lockstep-worker (the first build takes some minutes)"
-(cd "$LOCKSTEP_ROOT" && cargo build --quiet --locked -p cli -p worker --bins)
+(cd "$LOCKSTEP_ROOT" && cargo build --quiet --locked --workspace --bins)
 
 demo="${1:-$LOCKSTEP_ROOT/out/demo}"
 if [ -e "$demo" ] && [ ! -e "$demo/.lockstep-demo" ]; then
