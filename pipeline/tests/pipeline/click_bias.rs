@@ -49,8 +49,8 @@ fn listnet(lists: &[List]) -> [f32; WIDTH] {
                 denominator += mass;
             }
             step += 1;
-            for at in 0..WIDTH {
-                let slope = gradient[at] / denominator;
+            for (at, slope) in gradient.iter().enumerate() {
+                let slope = slope / denominator;
                 first[at] = 0.9 * first[at] + 0.1 * slope;
                 second[at] = 0.99 * second[at] + 0.01 * slope * slope;
                 let (mean, spread) = (first[at] / (1.0 - 0.9f32.powi(step)), second[at] / (1.0 - 0.99f32.powi(step)));
