@@ -25,7 +25,7 @@ use crate::PipelineError;
 const LOOK_AFTER: u32 = 512;
 const WAIT: Duration = Duration::from_millis(100);
 /// How long the last commits of group offsets are waited for.
-const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+const LEAVE_WITHIN: Duration = Duration::from_millis(500);
 /// Starts in a row at an offset that was gone by then.
 const MAX_STARTS: u32 = 5;
 

@@ -46,7 +46,7 @@ impl Timestamp {
     }
 }
 
-/// `2026-01-31T23:59:59`, with up to nine digits of a fraction and with or without a `Z`: how nearly every log writes it, read in a
+/// `2026-01-31T23:59:59`, with up to nine digits of a fraction and with a `Z`, `+00:00` or nothing: how nearly every log writes it, read in a
 /// fraction of the time. Anything else, and anything odd, is left to who knows all about it.
 fn read_common(text: &[u8]) -> Option<(Timestamp, bool)> {
     let (fixed, rest) = text.split_at_checked(19)?;
@@ -71,7 +71,7 @@ fn read_common(text: &[u8]) -> Option<(Timestamp, bool)> {
         return None;
     }
     let (fraction, naive) = match rest {
-        [fraction @ .., b'Z'] => (fraction, false),
+        [fraction @ .., b'Z'] | [fraction @ .., b'+', b'0', b'0', b':', b'0', b'0'] => (fraction, false),
         fraction => (fraction, true),
     };
     let micros = match fraction {
@@ -161,6 +161,8 @@ mod tests {
         ] {
             assert_eq!(read_common(text.as_bytes()), None, "{text}");
         }
+        let python = b"2026-01-31T12:00:00.250000+00:00";
+        assert_eq!(read_common(python), Some((Timestamp(1_769_860_800_250_000), false)));
         for text in
             ["2024-02-29T00:00:00Z", "2026-01-31T12:00:00", "2026-01-31T12:00:00.123456789Z", "1969-12-31T23:59:59.5Z"]
         {
