@@ -308,7 +308,9 @@ async fn parquet_files(store: &Store, location: &str) -> Result<Vec<ObjectMeta>,
     } else {
         let mut listed = objects.list(Some(&whole));
         while let Some(file) = listed.try_next().await.map_err(unreadable)? {
-            let hidden = file.location.parts().any(|part| part.as_ref().starts_with(['.', '_']));
+            // Below the table only: where it lies is its owner's business.
+            let below = store.relative(&file.location).unwrap_or_default();
+            let hidden = below.split('/').any(|part| part.starts_with(['.', '_']));
             if file.location.as_ref().ends_with(".parquet") && !hidden {
                 files.push(file);
             }

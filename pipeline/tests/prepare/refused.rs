@@ -44,7 +44,7 @@ fn a_table_without_its_key_and_one_without_a_number_are_refused() {
 fn a_value_that_is_not_finite_is_named_with_its_query_and_document() {
     let world = world();
     let ids: Vec<String> = (1..=13).map(|n| format!("d{n}")).collect();
-    let mut values = vec![1.0; 13];
+    let mut values: Vec<f32> = (1..=13).map(|n| n as f32).collect();
     values[1] = f32::NAN;
     let table = world.table("documents", vec![("document_id", texts(&ids)), ("doc_quality", floats(&values))]);
     let refused = world.refused(&world.options(&[(Key::Document, table)], &["doc_quality"]));
