@@ -62,7 +62,7 @@ impl LabelStudio {
         let child = command.spawn().expect("label-studio starts");
         let mut server = Self { child, address };
         let began = Instant::now();
-        while !server.request("GET", "/health", None).is_some_and(|(status, _)| status == 200) {
+        while server.request("GET", "/health", None).is_none_or(|(status, _)| status != 200) {
             let ended = server.child.try_wait().expect("the server can be waited for");
             if ended.is_some() || began.elapsed() > START_WITHIN {
                 let log = fs::read_to_string(sandbox.path("label-studio.log")).unwrap_or_default();

@@ -23,7 +23,7 @@ use std::{
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     time::{Duration, Instant},
 };
@@ -225,10 +225,7 @@ pub fn collect(
 }
 
 fn hear(said: &Receiver<Said>) -> Option<Said> {
-    match said.recv_timeout(SHOW_EVERY) {
-        Ok(said) => Some(said),
-        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-    }
+    said.recv_timeout(SHOW_EVERY).ok()
 }
 
 /// Asks how far the topic is; returns the partitions that it did not have before.

@@ -83,7 +83,7 @@ pub async fn scheduler(options: &SchedulerOptions, ready: impl FnOnce(SocketAddr
             let runtime = RuntimeEnvBuilder::new().with_object_store_registry(Arc::new(Stores::default()));
             Ok(state(config, runtime.build_arc()?))
         })),
-        override_config_producer: Some(Arc::new(|| SessionConfig::new_with_ballista())),
+        override_config_producer: Some(Arc::new(SessionConfig::new_with_ballista)),
         ..SchedulerConfig::default()
     };
     let cluster = BallistaCluster::new_from_config(&config).await.map_err(|error| failed("scheduler", error))?;
@@ -138,7 +138,7 @@ pub async fn executor(options: &ExecutorOptions, ready: impl FnOnce(SocketAddr))
                 .with_object_store_registry(Arc::new(Stores::default()))
                 .build_arc()
         })),
-        override_config_producer: Some(Arc::new(|| SessionConfig::new_with_ballista())),
+        override_config_producer: Some(Arc::new(SessionConfig::new_with_ballista)),
         ..ExecutorProcessConfig::default()
     };
     ready(SocketAddr::new(options.listen.ip(), port));

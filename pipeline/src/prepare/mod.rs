@@ -384,10 +384,11 @@ async fn outcomes(frame: DataFrame) -> Result<Vec<Outcome>, Failure> {
             outcomes.push(serde_json::from_str(json).map_err(|error| DataFusionError::External(Box::new(error)))?);
         }
     }
-    outcomes.sort_by_key(|outcome| outcome.partition);
-    let partitions: HashSet<usize> = outcomes.iter().map(|outcome| outcome.partition).collect();
-    if partitions.len() != outcomes.len() {
-        return Err(Failure::Other(PipelineError::data("a partition was written twice: the engine is broken")));
+    // Of two of one partition, as a cluster numbers them, the order is that of their beginning.
+    outcomes.sort_by(|a, b| a.shard.cmp(&b.shard));
+    let shards: HashSet<&str> = outcomes.iter().map(|outcome| outcome.shard.as_str()).collect();
+    if shards.len() != outcomes.len() {
+        return Err(Failure::Other(PipelineError::data("a shard was handed on twice: the engine is broken")));
     }
     Ok(outcomes)
 }

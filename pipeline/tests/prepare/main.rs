@@ -168,7 +168,7 @@ fn event(number: usize, query: &str, day: u32, results: Vec<ResultImpression>) -
     SearchEvent {
         session_id: format!("s{number}"),
         query_id: query.to_owned(),
-        user_id: (number % 3 != 0).then(|| format!("u{}", number % 5)),
+        user_id: (!number.is_multiple_of(3)).then(|| format!("u{}", number % 5)),
         query: "shoes".into(),
         query_timestamp: Timestamp(
             format!("2026-01-{day:02}T12:00:00Z").parse::<Timestamp>().unwrap().0 + number as i64 * 1_000_000,
@@ -203,15 +203,15 @@ fn events(count: usize) -> Vec<SearchEvent> {
             .map(|position| {
                 let kind = number * 7 + position as usize;
                 ResultImpression {
-                    clicked: kind % 3 == 0,
+                    clicked: kind.is_multiple_of(3),
                     dwell_time_seconds: match kind % 4 {
                         0 => None,
                         1 => Some(30.0),
                         _ => Some(30.0 + (kind % 9) as f64),
                     },
-                    added_to_cart: kind % 11 == 0,
-                    purchased: kind % 13 == 0,
-                    propensity: (kind % 5 == 0).then_some(0.25),
+                    added_to_cart: kind.is_multiple_of(11),
+                    purchased: kind.is_multiple_of(13),
+                    propensity: (kind.is_multiple_of(5)).then_some(0.25),
                     features: vec![(kind % 6 != 5).then_some(kind as f32 / 4.0)],
                     ..result(position, &format!("d{position}"))
                 }
