@@ -33,10 +33,10 @@ pub struct SimulateArgs {
     pub topic: String,
     /// Set the Kafka client up for TLS, SASL or anything else: `--kafka security.protocol=SASL_SSL`. May be repeated. The settings are
     /// librdkafka's.
-    #[arg(long, value_name = "KEY=VALUE", requires = "brokers")]
+    #[arg(long, value_name = "KEY=VALUE", requires = "brokers", conflicts_with = "out_lake")]
     pub kafka: Vec<String>,
     /// A file of such settings, one a line; --kafka goes over it.
-    #[arg(long, value_name = "FILE", requires = "brokers")]
+    #[arg(long, value_name = "FILE", requires = "brokers", conflicts_with = "out_lake")]
     pub kafka_config: Option<PathBuf>,
     /// Where feature tables and truth go: `query_features/`, `document_features/`, `pair_features/`, `user_features/`, `truth/`
     /// (training data with the true grades) and `truth.json` [default: they are not written].
