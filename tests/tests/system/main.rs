@@ -3,9 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod bad_input;
+mod collect;
+mod engine;
 mod foreign_clients;
+mod judge;
 mod parity;
 mod resume;
+mod spark;
 
 use tests::Sandbox;
 
