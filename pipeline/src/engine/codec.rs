@@ -1,4 +1,4 @@
-//! How our sink and functions cross from the driver to the scheduler and on to the executors.
+//! How our nodes and functions cross from the driver to the scheduler and on to the executors.
 
 use std::sync::Arc;
 
@@ -15,15 +15,28 @@ use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConve
 
 use crate::prepare::{
     list_id::ListId,
+    numbered::{Numbered, NumberedExec},
     sink::{TrainingSink, TrainingSinkExec},
 };
 
 /// What our nodes begin with; everything else is Ballista's.
-const OURS: &[u8] = b"lockstep.training-sink.1\0";
+const SINK: &[u8] = b"lockstep.training-sink.1\0";
+const NUMBERED: &[u8] = b"lockstep.numbered.1\0";
 
-fn ours(bytes: &[u8]) -> Option<Result<Arc<str>>> {
-    let json = bytes.strip_prefix(OURS)?;
-    Some(std::str::from_utf8(json).map(Arc::from).map_err(|error| DataFusionError::External(Box::new(error))))
+/// A node of ours; each has one input.
+enum Ours {
+    /// With its specification as JSON.
+    Sink(Arc<str>),
+    Numbered,
+}
+
+fn ours(bytes: &[u8]) -> Result<Option<Ours>> {
+    if bytes == NUMBERED {
+        return Ok(Some(Ours::Numbered));
+    }
+    let Some(json) = bytes.strip_prefix(SINK) else { return Ok(None) };
+    let json = std::str::from_utf8(json).map_err(|error| DataFusionError::External(Box::new(error)))?;
+    Ok(Some(Ours::Sink(json.into())))
 }
 
 fn udf(name: &str) -> Option<Arc<ScalarUDF>> {
@@ -37,22 +50,27 @@ pub struct Logical {
 
 impl LogicalExtensionCodec for Logical {
     fn try_decode(&self, bytes: &[u8], inputs: &[LogicalPlan], context: &TaskContext) -> Result<Extension> {
-        match (ours(bytes), inputs) {
-            (Some(json), [input]) => Ok(Extension { node: Arc::new(TrainingSink::from_json(input.clone(), json?)?) }),
-            (Some(_), _) => internal_err!("a training sink has one input"),
+        match (ours(bytes)?, inputs) {
+            (Some(Ours::Sink(json)), [input]) => {
+                Ok(Extension { node: Arc::new(TrainingSink::from_json(input.clone(), json)?) })
+            }
+            (Some(Ours::Numbered), [input]) => Ok(Extension { node: Arc::new(Numbered::new(input.clone())?) }),
+            (Some(_), _) => internal_err!("a node of ours has one input"),
             (None, _) => self.theirs.try_decode(bytes, inputs, context),
         }
     }
 
     fn try_encode(&self, node: &Extension, bytes: &mut Vec<u8>) -> Result<()> {
-        match node.node.as_any().downcast_ref::<TrainingSink>() {
-            Some(sink) => {
-                bytes.extend_from_slice(OURS);
-                bytes.extend_from_slice(sink.json().as_bytes());
-                Ok(())
-            }
-            None => self.theirs.try_encode(node, bytes),
+        let any = node.node.as_any();
+        if any.is::<Numbered>() {
+            bytes.extend_from_slice(NUMBERED);
+        } else if let Some(sink) = any.downcast_ref::<TrainingSink>() {
+            bytes.extend_from_slice(SINK);
+            bytes.extend_from_slice(sink.json().as_bytes());
+        } else {
+            return self.theirs.try_encode(node, bytes);
         }
+        Ok(())
     }
 
     fn try_decode_table_provider(
@@ -104,9 +122,10 @@ impl PhysicalExtensionCodec for Physical {
         context: &TaskContext,
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        match (ours(bytes), inputs) {
-            (Some(json), [input]) => Ok(Arc::new(TrainingSinkExec::new(input.clone(), json?)?)),
-            (Some(_), _) => internal_err!("a training sink has one input"),
+        match (ours(bytes)?, inputs) {
+            (Some(Ours::Sink(json)), [input]) => Ok(Arc::new(TrainingSinkExec::new(input.clone(), json)?)),
+            (Some(Ours::Numbered), [input]) => Ok(Arc::new(NumberedExec::new(input.clone()))),
+            (Some(_), _) => internal_err!("a node of ours has one input"),
             (None, _) => self.theirs.try_decode(bytes, inputs, context, converter),
         }
     }
@@ -117,14 +136,15 @@ impl PhysicalExtensionCodec for Physical {
         bytes: &mut Vec<u8>,
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
-        match node.downcast_ref::<TrainingSinkExec>() {
-            Some(sink) => {
-                bytes.extend_from_slice(OURS);
-                bytes.extend_from_slice(sink.json().as_bytes());
-                Ok(())
-            }
-            None => self.theirs.try_encode(node, bytes, converter),
+        if node.is::<NumberedExec>() {
+            bytes.extend_from_slice(NUMBERED);
+        } else if let Some(sink) = node.downcast_ref::<TrainingSinkExec>() {
+            bytes.extend_from_slice(SINK);
+            bytes.extend_from_slice(sink.json().as_bytes());
+        } else {
+            return self.theirs.try_encode(node, bytes, converter);
         }
+        Ok(())
     }
 
     fn try_decode_udf(&self, name: &str, bytes: &[u8]) -> Result<Arc<ScalarUDF>> {

@@ -4,7 +4,13 @@ mod codec;
 mod serve;
 mod stores;
 
-use std::{num::NonZeroUsize, path::PathBuf, sync::Arc};
+use std::{
+    net::{TcpStream, ToSocketAddrs as _},
+    num::NonZeroUsize,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use ballista::prelude::SessionContextExt as _;
 use ballista_core::extension::SessionConfigExt as _;
@@ -22,8 +28,11 @@ use datafusion::prelude::SessionConfig;
 pub use self::serve::{ExecutorOptions, SchedulerOptions, executor, scheduler};
 use crate::{
     PipelineError,
-    prepare::{list_id::ListId, sink::SinkPlanner},
+    prepare::{list_id::ListId, sink::NodePlanner},
 };
+
+/// A scheduler that is there takes a connection at once.
+const REACHED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Where a plan runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,18 +88,36 @@ pub fn context(options: &EngineOptions, joins: Joins) -> std::result::Result<Ses
     match &options.engine {
         Engine::Local => Ok(SessionContext::new_with_state(state(config, runtime))),
         Engine::Ballista(url) => {
+            reach(url)?;
             let config = config
                 .with_ballista_logical_extension_codec(Arc::new(codec::Logical::default()))
                 .with_ballista_physical_extension_codec(Arc::new(codec::Physical::default()))
                 .with_ballista_broadcast_join_threshold_bytes(options.memory / 8)
                 .with_ballista_job_name("lockstep prepare");
             let state = state(config, runtime);
-            // Only builds the client; nothing is asked of the scheduler yet.
             let connected =
                 futures::executor::block_on(SessionContext::remote_with_state(url, state)).map_err(failed)?;
             Ok(connected)
         }
     }
+}
+
+/// The client would only find out in the middle of things.
+fn reach(url: &str) -> std::result::Result<(), PipelineError> {
+    let away = |error: std::io::Error| {
+        PipelineError::network(format!("no engine answers at {url}"))
+            .with_hint("start one with `lockstep engine scheduler`, which prints its address")
+            .because(error)
+    };
+    let place = url.trim_start_matches("ballista://").trim_end_matches('/');
+    let mut last = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+    for address in place.to_socket_addrs().map_err(away)? {
+        match TcpStream::connect_timeout(&address, REACHED_WITHIN) {
+            Ok(_) => return Ok(()),
+            Err(error) => last = error,
+        }
+    }
+    Err(away(last))
 }
 
 fn configure(config: SessionConfig, options: &EngineOptions, joins: Joins) -> SessionConfig {
@@ -131,7 +158,7 @@ fn state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
     state
 }
 
-/// The default planner, and our sink.
+/// The default planner, and our nodes.
 #[derive(Debug)]
 struct Planner;
 
@@ -142,7 +169,7 @@ impl QueryPlanner for Planner {
         plan: &LogicalPlan,
         session: &dyn datafusion::catalog::Session,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(SinkPlanner)]);
+        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(NodePlanner)]);
         planner.create_physical_plan(plan, session).await
     }
 }

@@ -13,6 +13,7 @@ mod report;
 mod sources;
 
 pub(crate) mod list_id;
+pub(crate) mod numbered;
 pub(crate) mod sink;
 
 use std::{collections::HashSet, time::Instant};
@@ -113,7 +114,7 @@ impl Preparation<'_> {
             }
             other => other.map(|written| (written, joins)),
         };
-        let (written, joins) = outcome.map_err(Failure::into_error)?;
+        let (written, joins) = outcome.map_err(|failure| failure.into_error(&options.engine.engine))?;
         let parts = publish::arrange(staging.path(), &written.spec, &written.outcomes)?;
         let report = report::PrepareReport {
             from: *options.dates.start(),
@@ -276,16 +277,23 @@ struct Prepared {
 enum Failure {
     /// The plan needs more memory than it was given.
     Memory(DataFusionError),
+    Plan(DataFusionError),
     Other(PipelineError),
 }
 
 impl Failure {
-    fn into_error(self) -> PipelineError {
-        match self {
-            Self::Memory(error) => PipelineError::options("the plan needs more memory than it was given")
+    fn into_error(self, engine: &Engine) -> PipelineError {
+        match (self, engine) {
+            (Self::Memory(error), _) => PipelineError::options("the plan needs more memory than it was given")
                 .with_hint("give it more with --memory, or take --joins sorted")
                 .because(error),
-            Self::Other(error) => error,
+            (Self::Plan(error), Engine::Local) => PipelineError::data("the plan failed").because(error),
+            (Self::Plan(error), Engine::Ballista(url)) => {
+                PipelineError::network(format!("the plan failed on the engine at {url}"))
+                    .with_hint("the logs of its scheduler and executors say more; nothing was published")
+                    .because(error)
+            }
+            (Self::Other(error), _) => error,
         }
     }
 }
@@ -300,7 +308,7 @@ impl From<DataFusionError> for Failure {
     fn from(error: DataFusionError) -> Self {
         match error.find_root() {
             DataFusionError::ResourcesExhausted(_) => Self::Memory(error),
-            _ => Self::Other(PipelineError::data("the plan failed").because(error)),
+            _ => Self::Plan(error),
         }
     }
 }

@@ -10,7 +10,8 @@ use ranking::{
 };
 
 use super::{
-    sink::{PartRule, TimePart},
+    numbered::ROW,
+    sink::{PartRule, TIME, TimePart, WEIGHED},
     sources::Key,
 };
 use crate::{Output, PipelineError, engine::EngineOptions, split::Parts};
@@ -111,8 +112,7 @@ impl PrepareOptions {
             }
             let taken = RESERVED.contains(&name.as_str()) && name != "position";
             if taken
-                || name == "query_timestamp"
-                || name == "weighed"
+                || [TIME, WEIGHED, ROW].contains(&name.as_str())
                 || name.starts_with("matched_")
                 || name.contains('.')
             {

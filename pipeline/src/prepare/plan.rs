@@ -19,6 +19,7 @@ use ranking::{
 use super::{
     expressions::{self, Impression},
     list_id::ListId,
+    numbered::{Numbered, ROW},
     sink::{LIST, SinkSpec, TIME, TrainingSink, WEIGHED, marker},
     sources::{Key, Log, Table, VALID_FROM, timestamp},
 };
@@ -146,11 +147,11 @@ impl Ingredients<'_> {
                 columns.push(cast(result(name), DataType::Float32).alias(name));
             }
         }
-        rows = rows.unnest_columns(&[RESULTS])?.select(columns)?;
+        rows = numbered(rows.unnest_columns(&[RESULTS])?.select(columns)?)?;
         for table in self.tables.iter().filter(|table| !table.key.of_event()) {
             rows = self.join(rows, table)?;
         }
-        let mut names = vec![LIST, QUERY, DOCUMENT, dataset::layout::LABEL, dataset::layout::WEIGHT, WEIGHED];
+        let mut names = vec![LIST, QUERY, DOCUMENT, dataset::layout::LABEL, dataset::layout::WEIGHT, WEIGHED, ROW];
         names.extend(self.with_time.then_some(TIME));
         let mut columns: Vec<Expr> = names.into_iter().map(ident).collect();
         columns.extend(self.tables.iter().map(|table| ident(marker(table.key.word()))));
@@ -200,7 +201,7 @@ impl Ingredients<'_> {
     }
 
     /// Gives every row the table's features, or nulls. The rows stream by in their order, past a hash table of the features:
-    /// that is what a *right* join does here, and why lists stay together.
+    /// that is what a *right* join does here with rows that have one.
     fn join(&self, rows: DataFrame, table: &Table) -> Result<DataFrame> {
         let word = table.key.word();
         let key = |column: &str| format!("{word}.{column}");
@@ -258,6 +259,13 @@ impl Ingredients<'_> {
             .filter(col("rows").gt(lit(1i64)))?
             .limit(0, Some(most))
     }
+}
+
+/// Every row with its number, so that it keeps its place.
+fn numbered(rows: DataFrame) -> Result<DataFrame> {
+    let (state, plan) = rows.into_parts();
+    let node = std::sync::Arc::new(Numbered::new(plan)?);
+    Ok(DataFrame::new(state, LogicalPlan::Extension(Extension { node })))
 }
 
 /// A field of the result at hand, once results are unnested.

@@ -81,3 +81,24 @@ fn keys_that_no_table_has_are_counted() {
     assert!(unknown > 0);
     assert_eq!(report.tables[0].unmatched_rows as usize, unknown);
 }
+
+#[test]
+fn rows_keep_their_order_within_the_list_also_where_some_find_no_match() {
+    let (world, events) = (World::new(), events(60));
+    world.log("1", &LogSchema::default(), &events);
+    let some: Vec<String> = (1..=13).filter(|n| n % 3 == 0).map(|n| format!("d{n}")).collect();
+    let values: Vec<f32> = some.iter().map(|_| 1.0).collect();
+    let table = world.table("documents", vec![("document_id", texts(&some)), ("doc_quality", floats(&values))]);
+    let mut options = world.options(&[(Key::Document, table), query_table(&world)], &["doc_quality", "query_length"]);
+    options.missing = Missing::Zero;
+    for joins in [JoinChoice::Streamed, JoinChoice::Sorted] {
+        options.joins = joins;
+        let (_, rows) = world.prepare(&options).unwrap();
+        assert_contiguous(&rows);
+        for list in rows.chunk_by(|a, b| a.list == b.list) {
+            let documents: Vec<&str> = list.iter().map(|row| row.document.as_str()).collect();
+            let in_order: Vec<String> = (1..=documents.len()).map(|n| format!("d{n}")).collect();
+            assert_eq!(documents, in_order, "{joins:?}");
+        }
+    }
+}

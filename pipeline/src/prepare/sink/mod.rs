@@ -10,7 +10,7 @@ use dataset::writer::{Column, Compression, IdKind, Layout, TrainingSchema, Write
 use ranking::{events::Timestamp, propensity::WeightHealth};
 use serde::{Deserialize, Serialize};
 
-pub use self::node::{SinkPlanner, TrainingSink, TrainingSinkExec};
+pub use self::node::{NodePlanner, TrainingSink, TrainingSinkExec};
 pub use self::shard::marker;
 use crate::{LabelCount, split::Parts};
 

@@ -3,6 +3,7 @@
 use std::{cmp::Ordering, fmt, hash::Hash, sync::Arc};
 
 use arrow::array::{RecordBatch, StringArray};
+use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::Session;
@@ -27,6 +28,7 @@ use super::{
     LIST, Outcome, SinkSpec,
     shard::{Shard, ShardError},
 };
+use crate::prepare::numbered::{Numbered, NumberedExec, ROW};
 
 /// Outcomes travel as JSON in one column: they are few, and cross process borders.
 fn schema() -> SchemaRef {
@@ -121,9 +123,9 @@ impl TrainingSinkExec {
         &self.json
     }
 
-    fn list_column(&self) -> Option<Arc<dyn PhysicalExpr>> {
-        let index = self.input.schema().index_of(LIST).ok()?;
-        Some(Arc::new(Column::new(LIST, index)))
+    fn column(&self, name: &str) -> Option<Arc<dyn PhysicalExpr>> {
+        let index = self.input.schema().index_of(name).ok()?;
+        Some(Arc::new(Column::new(name, index)))
     }
 }
 
@@ -143,16 +145,18 @@ impl ExecutionPlan for TrainingSinkExec {
     }
 
     fn required_input_distribution(&self) -> Vec<Distribution> {
-        match self.list_column() {
+        match self.column(LIST) {
             Some(list) if self.spec.cluster => vec![Distribution::KeyPartitioned(vec![list])],
             _ => vec![Distribution::UnspecifiedDistribution],
         }
     }
 
     fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
-        let list = self.list_column().filter(|_| self.spec.cluster);
-        let by_list = list.and_then(|list| LexRequirement::new([PhysicalSortRequirement::new(list, None)]));
-        vec![by_list.map(OrderingRequirements::new)]
+        // Lists lie together in the log, and keep together with their rows in order; unless they were scattered.
+        let by = if self.spec.cluster { &[LIST, ROW][..] } else { &[ROW] };
+        let ascending = Some(SortOptions::new(false, false));
+        let by = by.iter().filter_map(|name| Some(PhysicalSortRequirement::new(self.column(name)?, ascending)));
+        vec![LexRequirement::new(by).map(OrderingRequirements::new)]
     }
 
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {
@@ -214,12 +218,12 @@ fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusion
     DataFusionError::External(Box::new(error))
 }
 
-/// Plans [`TrainingSink`] as [`TrainingSinkExec`].
+/// Plans our nodes.
 #[derive(Debug)]
-pub struct SinkPlanner;
+pub struct NodePlanner;
 
 #[async_trait]
-impl ExtensionPlanner for SinkPlanner {
+impl ExtensionPlanner for NodePlanner {
     async fn plan_extension(
         &self,
         _: &dyn PhysicalPlanner,
@@ -229,8 +233,11 @@ impl ExtensionPlanner for SinkPlanner {
         _: &dyn Session,
         _: &datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let [input] = inputs else { return Ok(None) };
+        if node.as_any().is::<Numbered>() {
+            return Ok(Some(Arc::new(NumberedExec::new(input.clone()))));
+        }
         let Some(sink) = node.as_any().downcast_ref::<TrainingSink>() else { return Ok(None) };
-        let [input] = inputs else { return internal_err!("a training sink has one input") };
         Ok(Some(Arc::new(TrainingSinkExec::new(input.clone(), sink.spec.clone())?)))
     }
 }

@@ -97,8 +97,14 @@ impl LakeOnDisk {
 
     #[track_caller]
     pub fn assert_holds_events(&self, world: &World) {
+        self.assert_same_events(world.events());
+    }
+
+    /// In whatever order.
+    #[track_caller]
+    pub fn assert_same_events(&self, expected: &[Content]) {
         let mut found = self.events.clone();
-        let mut expected = world.events().to_vec();
+        let mut expected = expected.to_vec();
         found.sort_unstable();
         expected.sort_unstable();
         let repeated = found.windows(2).filter(|pair| pair[0] == pair[1]).count();

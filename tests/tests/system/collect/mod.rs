@@ -95,6 +95,25 @@ fn killed_at_twenty_random_moments_the_lake_holds_each_event_exactly_once_and_ea
 }
 
 #[test]
+fn simulated_events_come_to_the_same_lake_by_way_of_a_broker_and_straight() {
+    let sandbox = Sandbox::new();
+    let Some(broker) = Broker::start(&sandbox) else { return };
+    broker.create_topic(TOPIC, 3);
+    let simulate = |more: &[&str]| {
+        let world = ["logs", "simulate", "--events", "3000", "--queries", "50", "--documents", "400", "--seed", "7"];
+        sandbox.lockstep(&[&world[..], more].concat()).ok()
+    };
+    simulate(&["--out-lake", "straight", "--features", "world"]);
+    let setting = servers::ONE_A_BATCH;
+    let setting = format!("{}={}", setting.0, setting.1);
+    simulate(&["--brokers", &broker.address, "--topic", TOPIC, "--kafka", &setting, "--features", "again"]);
+    let report = collect(&sandbox, &broker.address, &[]);
+    assert_eq!((report["events"].as_u64(), report["malformed"].as_u64()), (Some(3000), Some(0)), "{report}");
+    let straight = LakeOnDisk::read(&sandbox.path("straight"));
+    LakeOnDisk::read(&sandbox.path("lake")).assert_same_events(&straight.events);
+}
+
+#[test]
 fn two_collectors_at_once_do_not_write_anything_twice() {
     let sandbox = Sandbox::new();
     let Some(broker) = Broker::start(&sandbox) else { return };
