@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use indicatif::{ProgressBar, ProgressStyle};
 use pipeline::{
     engine::{self, Engine, EngineOptions, ExecutorOptions, SchedulerOptions},
-    prepare::{self, DEFAULT_FEATURES, JoinChoice, Key, Missing, PrepareOptions, SplitBy, Stage, TimePart},
+    prepare::{self, DEFAULT_FEATURES, JoinChoice, Key, LogRange, Missing, PrepareOptions, SplitBy, Stage, TimePart},
     split::Parts,
 };
 use ranking::{
@@ -32,8 +32,8 @@ pub fn prepare(args: PrepareArgs) -> Result<ExitCode, Fault> {
         (Key::Pair, args.pair_features),
     ];
     let options = PrepareOptions {
-        logs: args.logs,
-        dates: args.from..=args.to,
+        logs: args.logs.zip(args.from.zip(args.to)).map(|(lake, (from, to))| LogRange { lake, dates: from..=to }),
+        judgments: args.judgments,
         tables: tables.into_iter().filter_map(|(key, table)| Some((key, table?))).collect::<BTreeMap<_, _>>(),
         features: args.features.unwrap_or_else(|| DEFAULT_FEATURES.map(str::to_owned).to_vec()),
         labels: LabelOptions {

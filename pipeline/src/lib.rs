@@ -1,7 +1,9 @@
-//! What comes before training: [`import`] text data, [`generate`] synthetic data, [`split`] a dataset by query, [`inspect`] one.
+//! What comes before training: [`collect`] click logs from a broker into a [`lake`], [`simulate`] some, import those of others ([`ubi`]),
+//! estimate [`propensity`] from them, have pairs judged ([`judge`]), and [`prepare`] training data from all of it, here or on a cluster
+//! ([`engine`]); or [`import`] text data, [`generate`] synthetic data, [`split`] a dataset by query, [`inspect`] one.
 //!
-//! Everything is streamed in bounded memory and every output folder appears whole or not at all
-//! ([`dataset::writer::Staging`]). Nothing here trains, and nothing here talks to a network.
+//! Everything is streamed in bounded memory and every output appears whole or not at all ([`dataset::writer::Staging`], the lake's
+//! commits). Nothing here trains.
 
 mod error;
 mod output;

@@ -12,14 +12,18 @@ use super::OutputArgs;
 #[derive(Debug, clap::Args)]
 pub struct PrepareArgs {
     /// The lake of click logs: a folder, or `s3://bucket/prefix`.
-    #[arg(long, value_name = "LAKE")]
-    pub logs: String,
+    #[arg(long, value_name = "LAKE", required_unless_present = "judgments", requires = "from", requires = "to")]
+    pub logs: Option<String>,
     /// The first date, in UTC.
-    #[arg(long, value_name = "DATE")]
-    pub from: NaiveDate,
+    #[arg(long, value_name = "DATE", requires = "logs")]
+    pub from: Option<NaiveDate>,
     /// The last date, included.
-    #[arg(long, value_name = "DATE")]
-    pub to: NaiveDate,
+    #[arg(long, value_name = "DATE", requires = "logs")]
+    pub to: Option<NaiveDate>,
+    /// Take the labels from a table of `lockstep judge aggregate` (Parquet). With --logs, results that nobody judged are left out; without,
+    /// every query is one list of all its judged documents: an evaluation set.
+    #[arg(long, value_name = "TABLE", conflicts_with = "labels")]
+    pub judgments: Option<String>,
     /// Features of queries, keyed by `query_id`. A table with a `valid_from` column is joined as of the search's time.
     #[arg(long, value_name = "TABLE")]
     pub query_features: Option<String>,

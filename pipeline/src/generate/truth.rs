@@ -1,20 +1,9 @@
 //! What makes a generated document relevant: a function of ten features that no linear model can follow.
 
-use super::random::{bell, draw, one, two};
-
 /// The ten features that [`true_score`] reads, in this order.
-pub const NAMES: [&str; 10] = [
-    "bm25_score",
-    "embedding_sim",
-    "title_match",
-    "doc_popularity",
-    "doc_freshness",
-    "doc_quality",
-    "query_length",
-    "query_popularity",
-    "user_preference_match",
-    "price_match",
-];
+pub use crate::prepare::DEFAULT_FEATURES as NAMES;
+
+use super::random::{bell, draw, one, two};
 
 /// How relevant a document is, before noise; the features are in the order that a generated dataset has them.
 ///

@@ -27,7 +27,7 @@ use dataset::writer::{Layout, Staging};
 
 pub use self::{
     list_id::list_id,
-    options::{DEFAULT_FEATURES, JoinChoice, Missing, PrepareOptions, SplitBy},
+    options::{DEFAULT_FEATURES, JoinChoice, LogRange, Missing, PrepareOptions, SplitBy},
     report::{FeatureReport, PartReport, PrepareReport, TableReport, render},
     sink::TimePart,
     sources::Key,
@@ -84,8 +84,11 @@ impl Preparation<'_> {
         (self.progress)(Stage::Opening);
         // Before any work: an output that is there already is found out now.
         let staging = Staging::begin(&options.output.path, options.output.overwrite)?;
-        let lake = Lake::open(&options.logs)?;
-        let files = lake.files(options.dates.clone()).await?;
+        let lake = options.logs.as_ref().map(|logs| Lake::open(&logs.lake)).transpose()?;
+        let files = match (&lake, &options.logs) {
+            (Some(lake), Some(logs)) => lake.files(logs.dates.clone()).await?,
+            _ => Vec::new(),
+        };
         // Footers are read here, whoever runs the plan.
         let context = engine::context(&options.engine, Joins::Streamed)?;
         let mut tables = Vec::new();
@@ -98,14 +101,28 @@ impl Preparation<'_> {
             user: tables.iter().any(|table| table.key == Key::User),
             propensity: options.weighting.logged,
         };
-        let log = Log::open(&context, &lake, &files, &wanted).await?;
-        let features = self.find_features(&tables, &log)?;
+        let log = match &lake {
+            Some(lake) => Some(Log::open(&context, lake, &files, &wanted).await?),
+            None => None,
+        };
+        let judgments = match &options.judgments {
+            Some(location) => Some(Table::judgments(&context, location).await?),
+            None => None,
+        };
+        let features = self.find_features(&tables, log.as_ref())?;
         let (tables, unused): (Vec<Table>, Vec<Table>) = tables
             .into_iter()
             .partition(|table| features.iter().any(|(_, source)| *source == Source::Table(table.key)));
 
         let joins = self.joins(&tables);
-        let plans = Plans { options, log: &log, tables: &tables, features: &features };
+        let plans = Plans {
+            options,
+            log: log.as_ref(),
+            judgments: judgments.as_ref(),
+            tables: &tables,
+            features: &features,
+            now: chrono::Utc::now().timestamp_micros(),
+        };
         let outcome = match self.attempt(&plans, &staging, joins).await {
             // A guess from the files' sizes was wrong.
             Err(Failure::Memory(error)) if joins == Joins::Streamed && options.joins == JoinChoice::Auto => {
@@ -117,10 +134,14 @@ impl Preparation<'_> {
         let (written, joins) = outcome.map_err(|failure| failure.into_error(&options.engine.engine))?;
         let parts = publish::arrange(staging.path(), &written.spec, &written.outcomes)?;
         let report = report::PrepareReport {
-            from: *options.dates.start(),
-            to: *options.dates.end(),
-            log_files: log.files,
-            log_bytes: log.bytes,
+            log: options.logs.as_ref().zip(log.as_ref()).map(|(range, log)| report::LogReport {
+                from: *range.dates.start(),
+                to: *range.dates.end(),
+                files: log.files,
+                bytes: log.bytes,
+            }),
+            judgments: options.judgments.clone(),
+            unjudged_rows: written.unjudged,
             events: written.events,
             repeated_events: written.repeated_events,
             queries: written.queries,
@@ -148,7 +169,7 @@ impl Preparation<'_> {
         Ok(report)
     }
 
-    fn find_features(&self, tables: &[Table], log: &Log) -> Result<Vec<(String, Source)>, PipelineError> {
+    fn find_features(&self, tables: &[Table], log: Option<&Log>) -> Result<Vec<(String, Source)>, PipelineError> {
         plan::find_features(&self.options.features, tables, log).map_err(|problems| {
             let count = match problems.len() {
                 1 => "a feature".to_owned(),
@@ -187,11 +208,14 @@ impl Preparation<'_> {
         let context = engine::context(&options.engine, joins)?;
         let mut ingredients = plans.ingredients(&context);
         (self.progress)(Stage::Checking);
-        for table in plans.tables {
+        for table in plans.tables.iter().chain(plans.judgments) {
             refuse_repeated_keys(&ingredients, table).await?;
         }
         let (events, queries) = totals(&ingredients).await?;
-        let (repeated, repeated_events) = repeated(&ingredients).await?;
+        let (repeated, repeated_events) = match plans.log {
+            Some(_) => repeated(&ingredients).await?,
+            None => (Vec::new(), 0),
+        };
         let fill = match options.missing {
             Missing::Error => Fill::Refuse,
             Missing::Drop => Fill::DropRow,
@@ -216,7 +240,8 @@ impl Preparation<'_> {
             fill,
             parts: options.split.rule(),
             // A cluster may turn a streamed join into one that scatters lists, after the plan was made.
-            cluster: joins == Joins::Sorted || options.engine.engine != Engine::Local,
+            // Judgments come in the order of queries only by custom.
+            cluster: joins == Joins::Sorted || options.engine.engine != Engine::Local || plans.log.is_none(),
         };
         (self.progress)(Stage::Writing);
         let outcomes = outcomes(ingredients.write(&repeated, &spec)?).await?;
@@ -233,17 +258,30 @@ impl Preparation<'_> {
         if spec.fill == Fill::Refuse {
             refuse_missing(&spec, &counts)?;
         }
+        let mut unjudged = 0;
+        if let (Some(_), Some(table)) = (plans.log, plans.judgments) {
+            let shown = one_number(ingredients.impressions(&repeated)?).await?.unwrap_or(0.0) as u64;
+            unjudged = shown.saturating_sub(counts.rows);
+            if counts.rows == 0 {
+                return Err(Failure::Other(
+                    PipelineError::data(format!("none of the log's {shown} results has a label in {}", table.name()))
+                        .with_hint("are its query_id and document_id those of the log?"),
+                ));
+            }
+        }
         let divisor = ingredients.divisor;
-        Ok(Prepared { spec, outcomes, counts, events, queries, repeated_events, divisor })
+        Ok(Prepared { spec, outcomes, counts, events, queries, repeated_events, unjudged, divisor })
     }
 }
 
 /// What plans are made of, whatever the engine.
 struct Plans<'a> {
     options: &'a PrepareOptions,
-    log: &'a Log,
+    log: Option<&'a Log>,
+    judgments: Option<&'a Table>,
     tables: &'a [Table],
     features: &'a [(String, Source)],
+    now: i64,
 }
 
 impl Plans<'_> {
@@ -251,6 +289,7 @@ impl Plans<'_> {
         Ingredients {
             context,
             log: self.log,
+            judgments: self.judgments,
             tables: self.tables,
             features: self.features,
             labels: &self.options.labels,
@@ -258,6 +297,7 @@ impl Plans<'_> {
             propensities: &self.options.propensities,
             divisor: 1.0,
             with_time: matches!(self.options.split, SplitBy::Time(_)),
+            now: self.now,
         }
     }
 }
@@ -270,6 +310,7 @@ struct Prepared {
     events: u64,
     queries: u64,
     repeated_events: u64,
+    unjudged: u64,
     divisor: f64,
 }
 
@@ -320,6 +361,9 @@ async fn totals(ingredients: &Ingredients<'_>) -> Result<(u64, u64), Failure> {
         first.map_or(0, |batch| batch.column(column).as_primitive::<Int64Type>().value(0).max(0) as u64)
     };
     match count(0) {
+        0 if ingredients.log.is_none() => {
+            Err(Failure::Other(PipelineError::data("the judgments are empty").with_hint("were all pairs undecided?")))
+        }
         0 => Err(Failure::Other(PipelineError::data("the log's files of these dates hold no event"))),
         events => Ok((events, count(1))),
     }
@@ -430,9 +474,8 @@ async fn refuse_repeated_keys(ingredients: &Ingredients<'_>, table: &Table) -> R
     };
     Err(Failure::Other(
         PipelineError::data(format!(
-            "{} features `{}`: the key {with} stands in several rows, for one {}",
-            table.key.word(),
-            table.location,
+            "{}: the key {with} stands in several rows, for one {}",
+            table.name(),
             examples.join(", ")
         ))
         .with_hint(hint),

@@ -6,7 +6,7 @@ use chrono::NaiveDate;
 use dataset::layout::RESERVED;
 use ranking::{
     labels::LabelOptions,
-    propensity::{PropensityTable, Weighting},
+    propensity::{PropensityTable, WeightKind, Weighting},
 };
 
 use super::{
@@ -75,13 +75,21 @@ pub enum JoinChoice {
     Sorted,
 }
 
+/// The part of a lake that is prepared.
+#[derive(Clone, Debug)]
+pub struct LogRange {
+    pub lake: String,
+    /// Both ends included, in UTC.
+    pub dates: RangeInclusive<NaiveDate>,
+}
+
 /// Options of [`prepare`](super::prepare).
 #[derive(Clone, Debug)]
 pub struct PrepareOptions {
-    /// The lake.
-    pub logs: String,
-    /// Both ends included, in UTC.
-    pub dates: RangeInclusive<NaiveDate>,
+    /// Every search a list. None: every query of the judgments is one, of all its judged documents.
+    pub logs: Option<LogRange>,
+    /// A table of `lockstep judge aggregate` to take labels from instead of clicks; rows that nobody judged are left out.
+    pub judgments: Option<String>,
     /// Parquet files or folders.
     pub tables: BTreeMap<Key, String>,
     /// In the order that the dataset will have them.
@@ -99,9 +107,29 @@ pub struct PrepareOptions {
 impl PrepareOptions {
     pub(super) fn check(&self) -> Result<(), PipelineError> {
         let refuse = |message: String, hint: &str| Err(PipelineError::options(message).with_hint(hint));
-        if self.dates.is_empty() {
-            let (from, to) = (self.dates.start(), self.dates.end());
-            return refuse(format!("from {from} to {to} is no range"), "--from comes before --to; both are included");
+        match &self.logs {
+            Some(LogRange { dates, .. }) if dates.is_empty() => {
+                let (from, to) = (dates.start(), dates.end());
+                let hint = "--from comes before --to; both are included";
+                return refuse(format!("from {from} to {to} is no range"), hint);
+            }
+            None if self.judgments.is_none() => {
+                return refuse("there is nothing to prepare".into(), "name a lake with --logs, or --judgments");
+            }
+            None if self.tables.contains_key(&Key::User) => {
+                return refuse(
+                    "judgments have no users to join features of".into(),
+                    "leave --user-features out, or name the --logs of searches",
+                );
+            }
+            None if matches!(self.split, SplitBy::Time(_)) => {
+                return refuse("judgments have no time to be split by".into(), "split by query");
+            }
+            _ => {}
+        }
+        if self.judgments.is_some() && self.weighting.kind != WeightKind::None {
+            let hint = "inverse propensities make up for what clicks lack: leave --weights out";
+            return refuse("judgments are not weighed by position".into(), hint);
         }
         if self.features.is_empty() {
             return refuse("no features are chosen".into(), "name some with --features, or leave the option out");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::{JoinType, Result, ScalarValue};
+use datafusion::common::{JoinType, Result, ScalarValue, internal_err};
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::context::SessionContext;
 use datafusion::functions::core::expr_ext::FieldAccessor as _;
@@ -35,7 +35,10 @@ pub enum Source {
 /// All that the rows are made of.
 pub struct Ingredients<'a> {
     pub context: &'a SessionContext,
-    pub log: &'a Log,
+    /// None: the rows are the judgments.
+    pub log: Option<&'a Log>,
+    /// Where labels come from, if not from clicks.
+    pub judgments: Option<&'a Table>,
     pub tables: &'a [Table],
     /// In the order of the dataset.
     pub features: &'a [(String, Source)],
@@ -46,6 +49,8 @@ pub struct Ingredients<'a> {
     pub divisor: f64,
     /// The time of the search goes along, to split by it.
     pub with_time: bool,
+    /// Microseconds since 1970: what is known by then is known of judgments.
+    pub now: i64,
 }
 
 /// The names of columns on their way; none of them can be a feature's, which are checked.
@@ -53,22 +58,33 @@ const RESULTS: &str = "results";
 const SESSION: &str = "session_id";
 const QUERY: &str = dataset::layout::QUERY;
 const DOCUMENT: &str = dataset::layout::DOCUMENT;
+const LABEL: &str = dataset::layout::LABEL;
 const USER: &str = "user_id";
 
 impl Ingredients<'_> {
     /// One row an event: the list's identity, and the log's columns.
-    pub fn events(&self) -> Result<DataFrame> {
-        let log = self.context.read_table(self.log.provider.clone())?;
+    fn events(&self) -> Result<DataFrame> {
+        let log = self.events_as_logged()?;
         let id = ListId::udf().call(vec![col(SESSION), col(QUERY), col(TIME)]).alias(LIST);
         let columns = log.schema().fields().iter().filter(|field| field.name() != SESSION);
         let columns: Vec<Expr> = columns.map(|field| ident(field.name())).chain([id]).collect();
         log.select(columns)
     }
 
-    /// How many events, and how many different queries.
+    fn events_as_logged(&self) -> Result<DataFrame> {
+        match self.log {
+            Some(log) => self.context.read_table(log.provider.clone()),
+            None => internal_err!("there is no log"),
+        }
+    }
+
+    /// How many events (or judgments, where these are the rows), and how many different queries.
     pub fn totals(&self) -> Result<DataFrame> {
-        let log = self.context.read_table(self.log.provider.clone())?;
-        log.aggregate(
+        let rows = match self.log {
+            Some(_) => self.events_as_logged()?,
+            None => self.judged()?,
+        };
+        rows.aggregate(
             vec![],
             vec![
                 count(lit(1i64)).alias("events"),
@@ -79,7 +95,7 @@ impl Ingredients<'_> {
 
     /// The identities that several events have, with how many, and how many different searches those are.
     pub fn repeated(&self) -> Result<DataFrame> {
-        let log = self.context.read_table(self.log.provider.clone())?;
+        let log = self.events_as_logged()?;
         let id = ListId::udf().call(vec![col(SESSION), col(QUERY), col(TIME)]).alias(LIST);
         log.select(vec![id])?
             .aggregate(vec![col(LIST)], vec![count(lit(1i64)).alias("events")])?
@@ -88,7 +104,7 @@ impl Ingredients<'_> {
 
     /// How many different searches these identities belong to; more than identities where a hash was not enough.
     pub fn searches_of(&self, ids: &[i64]) -> Result<DataFrame> {
-        let log = self.context.read_table(self.log.provider.clone())?;
+        let log = self.events_as_logged()?;
         let id = ListId::udf().call(vec![col(SESSION), col(QUERY), col(TIME)]).alias(LIST);
         log.select(vec![id, col(SESSION), col(QUERY), col(TIME)])?
             .join(self.identities(ids)?, JoinType::LeftSemi, &[LIST], &["again"], None)?
@@ -121,8 +137,39 @@ impl Ingredients<'_> {
         single.union(first)
     }
 
-    /// One row an impression: the sink's columns.
-    pub fn rows(&self, repeated: &[i64]) -> Result<DataFrame> {
+    /// The judgments: query, document and label.
+    fn judged(&self) -> Result<DataFrame> {
+        let Some(table) = self.judgments else { return internal_err!("there are no judgments") };
+        let text = |column: &str| cast(ident(column), DataType::Utf8View).alias(column);
+        let label = cast(ident(LABEL), DataType::Float32).alias(LABEL);
+        self.context.read_table(table.provider.clone())?.select(vec![text(QUERY), text(DOCUMENT), label])
+    }
+
+    /// How many results the log shows.
+    pub fn impressions(&self, repeated: &[i64]) -> Result<DataFrame> {
+        let results = self.distinct_events(repeated)?.unnest_columns(&[RESULTS])?;
+        results.aggregate(vec![], vec![count(lit(1i64)).alias("impressions")])
+    }
+
+    /// One row a judgment, the queries as lists.
+    fn rows_of_judgments(&self) -> Result<DataFrame> {
+        let now = ScalarValue::TimestampMicrosecond(Some(self.now), Some("UTC".into()));
+        let no_time = ScalarValue::TimestampMicrosecond(Some(0), Some("UTC".into()));
+        let id = ListId::udf().call(vec![lit(""), cast(ident(QUERY), DataType::Utf8), lit(no_time)]).alias(LIST);
+        let rows = self.judged()?.select(vec![
+            id,
+            ident(QUERY),
+            ident(DOCUMENT),
+            ident(LABEL),
+            lit(1f32).alias(dataset::layout::WEIGHT),
+            lit(expressions::NOT_WEIGHED).alias(WEIGHED),
+            lit(now).alias(TIME),
+        ])?;
+        numbered(rows)
+    }
+
+    /// One row a result of the log, with its label of clicks or judgments and the features that belong to searches.
+    fn rows_of_log(&self, repeated: &[i64]) -> Result<DataFrame> {
         let mut rows = self.distinct_events(repeated)?;
         for table in self.tables.iter().filter(|table| table.key.of_event()) {
             rows = self.join(rows, table)?;
@@ -139,7 +186,9 @@ impl Ingredients<'_> {
             .map(|field| ident(field.name()))
             .collect();
         columns.push(result("document_id").alias(DOCUMENT));
-        columns.push(expressions::label(self.labels, &of)?.alias(dataset::layout::LABEL));
+        if self.judgments.is_none() {
+            columns.push(expressions::label(self.labels, &of)?.alias(LABEL));
+        }
         columns.push(weight.weight.alias(dataset::layout::WEIGHT));
         columns.push(weight.weighed.alias(WEIGHED));
         for (name, source) in self.features {
@@ -148,10 +197,31 @@ impl Ingredients<'_> {
             }
         }
         rows = numbered(rows.unnest_columns(&[RESULTS])?.select(columns)?)?;
-        for table in self.tables.iter().filter(|table| !table.key.of_event()) {
+        if self.judgments.is_none() {
+            return Ok(rows);
+        }
+        let mut kept: Vec<Expr> = rows.schema().fields().iter().map(|field| ident(field.name())).collect();
+        kept.push(ident(LABEL));
+        let judged = self.judged()?.select(vec![
+            ident(QUERY).alias("judged.query_id"),
+            ident(DOCUMENT).alias("judged.document_id"),
+            ident(LABEL),
+        ])?;
+        let same = [ident("judged.query_id").eq(ident(QUERY)), ident("judged.document_id").eq(ident(DOCUMENT))];
+        judged.join_on(rows, JoinType::Inner, same)?.select(kept)
+    }
+
+    /// The rows: the sink's columns.
+    pub fn rows(&self, repeated: &[i64]) -> Result<DataFrame> {
+        let mut rows = match self.log {
+            Some(_) => self.rows_of_log(repeated)?,
+            None => self.rows_of_judgments()?,
+        };
+        let joined = |table: &&Table| self.log.is_some() && table.key.of_event();
+        for table in self.tables.iter().filter(|table| !joined(table)) {
             rows = self.join(rows, table)?;
         }
-        let mut names = vec![LIST, QUERY, DOCUMENT, dataset::layout::LABEL, dataset::layout::WEIGHT, WEIGHED, ROW];
+        let mut names = vec![LIST, QUERY, DOCUMENT, LABEL, dataset::layout::WEIGHT, WEIGHED, ROW];
         names.extend(self.with_time.then_some(TIME));
         let mut columns: Vec<Expr> = names.into_iter().map(ident).collect();
         columns.extend(self.tables.iter().map(|table| ident(marker(table.key.word()))));
@@ -178,7 +248,7 @@ impl Ingredients<'_> {
             dwell: result("dwell_time_seconds"),
             cart: result("added_to_cart"),
             purchased: result("purchased"),
-            propensity: self.log.has_propensity.then(|| result("propensity")),
+            propensity: self.log.is_some_and(|log| log.has_propensity).then(|| result("propensity")),
         }
     }
 
@@ -277,7 +347,7 @@ fn result(name: &str) -> Expr {
 pub fn find_features(
     wanted: &[String],
     tables: &[Table],
-    log: &Log,
+    log: Option<&Log>,
 ) -> std::result::Result<Vec<(String, Source)>, Vec<String>> {
     let mut places: BTreeMap<&str, Vec<(Source, String)>> = BTreeMap::new();
     for table in tables {
@@ -286,10 +356,13 @@ pub fn find_features(
             places.entry(name).or_default().push(place);
         }
     }
-    for (names, source, place) in [
-        (&log.event_features, Source::Event, "the log's events"),
-        (&log.result_features, Source::Result, "the log's results"),
-    ] {
+    let of_log = log.map(|log| {
+        [
+            (&log.event_features, Source::Event, "the log's events"),
+            (&log.result_features, Source::Result, "the log's results"),
+        ]
+    });
+    for (names, source, place) in of_log.into_iter().flatten() {
         for name in names {
             places.entry(name).or_default().push((source, place.to_owned()));
         }

@@ -21,10 +21,12 @@ use crate::{LabelCount, inspect::thousands, tally::spell_labels};
 #[derive(Clone, Debug, Serialize)]
 pub struct PrepareReport {
     pub out: PathBuf,
-    pub from: NaiveDate,
-    pub to: NaiveDate,
-    pub log_files: usize,
-    pub log_bytes: u64,
+    pub log: Option<LogReport>,
+    /// Where the labels come from, if not from clicks.
+    pub judgments: Option<String>,
+    /// Results of the log that were left out because nobody judged them.
+    pub unjudged_rows: u64,
+    /// Of the log; without one, judgments.
     pub events: u64,
     /// Events left out because the same search stands in the log already.
     pub repeated_events: u64,
@@ -50,6 +52,16 @@ pub struct PrepareReport {
     pub joins: &'static str,
     pub seconds: f64,
     pub parts: Vec<PartReport>,
+}
+
+/// What was read of the log.
+#[derive(Clone, Debug, Serialize)]
+pub struct LogReport {
+    pub from: NaiveDate,
+    /// Included.
+    pub to: NaiveDate,
+    pub files: usize,
+    pub bytes: u64,
 }
 
 /// One feature.
@@ -119,18 +131,19 @@ pub fn render(report: &PrepareReport) -> String {
     let mut line = |head: &str, body: String| {
         let _ = writeln!(text, "{head:<12}{body}");
     };
-    line(
-        "log",
-        format!(
-            "{} events of {} queries, {} to {}, in {} of {}",
-            thousands(report.events),
-            thousands(report.queries),
-            report.from,
-            report.to,
-            counted(report.log_files, "file"),
-            ByteSize(report.log_bytes)
-        ),
-    );
+    let (events, queries) = (thousands(report.events), thousands(report.queries));
+    if let Some(LogReport { from, to, files, bytes }) = &report.log {
+        let files = counted(*files, "file");
+        let what = format!("{events} events of {queries} queries, {from} to {to}, in {files} of {}", ByteSize(*bytes));
+        line("log", what);
+    }
+    if let Some(judgments) = &report.judgments {
+        let what = match &report.log {
+            Some(_) => format!("{} results left out that nobody judged", thousands(report.unjudged_rows)),
+            None => format!("{events} of {queries} queries, each a list"),
+        };
+        line("judgments", format!("{judgments}: {what}"));
+    }
     if report.repeated_events > 0 {
         line("", format!("{} repeated events left out", thousands(report.repeated_events)));
     }
@@ -139,6 +152,7 @@ pub fn render(report: &PrepareReport) -> String {
         line("", format!("{} rows left out for a missing feature", thousands(report.dropped_rows)));
     }
     let kind = match report.label_options.kind {
+        _ if report.judgments.is_some() => "judged",
         LabelKind::Binary => "binary",
         LabelKind::Graded => "graded",
         LabelKind::Weighted => "weighted",

@@ -64,6 +64,8 @@ impl Key {
 #[derive(Clone, Debug)]
 pub struct Table {
     pub key: Key,
+    /// What it holds, as errors call it.
+    what: String,
     pub location: String,
     /// Of its files.
     pub bytes: u64,
@@ -76,16 +78,35 @@ pub struct Table {
 
 impl Table {
     pub async fn open(context: &SessionContext, key: Key, location: &str) -> Result<Self, PipelineError> {
+        Self::open_as(format!("{} features", key.word()), context, key, location).await
+    }
+
+    /// Judgments, which are keyed like features of pairs.
+    pub async fn judgments(context: &SessionContext, location: &str) -> Result<Self, PipelineError> {
+        let table = Self::open_as("judgments".to_owned(), context, Key::Pair, location).await?;
+        if !table.numeric.iter().any(|name| name == dataset::layout::LABEL) || table.as_of {
+            return Err(PipelineError::data(format!("{}: there is no number `label`", table.name()))
+                .with_hint("name a Parquet file of `lockstep judge aggregate`"));
+        }
+        Ok(table)
+    }
+
+    /// For errors.
+    pub fn name(&self) -> String {
+        format!("{} `{}`", self.what, self.location)
+    }
+
+    async fn open_as(what: String, context: &SessionContext, key: Key, location: &str) -> Result<Self, PipelineError> {
         let store = Store::open(location)?;
         let files = parquet_files(&store, location).await?;
-        let what = |message: String| PipelineError::data(format!("{} features `{location}`: {message}", key.word()));
+        let wrong = |message: String| PipelineError::data(format!("{what} `{location}`: {message}"));
         let schemas = schemas(context, &store, &files).await?;
         let mut merged: BTreeMap<&str, (&Field, &ObjectMeta)> = BTreeMap::new();
         for (schema, file) in schemas.iter().zip(&files) {
             for field in schema.fields() {
                 let (known, first) = merged.entry(field.name()).or_insert((field, file));
                 if known.data_type() != field.data_type() {
-                    return Err(what(format!(
+                    return Err(wrong(format!(
                         "column `{}` is {} in `{}` and {} in `{}`",
                         field.name(),
                         field.data_type(),
@@ -101,16 +122,16 @@ impl Table {
         for column in key.columns() {
             let Ok(field) = schema.field_with_name(column) else {
                 let found: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-                return Err(what(format!("there is no column `{column}`, which is its key"))
+                return Err(wrong(format!("there is no column `{column}`, which is its key"))
                     .with_hint(format!("it has {}", found.join(", "))));
             };
             if !can_cast_types(field.data_type(), &DataType::Utf8View) {
-                return Err(what(format!("the key `{column}` is {}, not text or a number", field.data_type())));
+                return Err(wrong(format!("the key `{column}` is {}, not text or a number", field.data_type())));
             }
         }
         let as_of = match schema.field_with_name(VALID_FROM) {
             Ok(field) if can_cast_types(field.data_type(), &timestamp()) => true,
-            Ok(field) => return Err(what(format!("`{VALID_FROM}` is {}, not a timestamp", field.data_type()))),
+            Ok(field) => return Err(wrong(format!("`{VALID_FROM}` is {}, not a timestamp", field.data_type()))),
             Err(_) => false,
         };
         let own = |name: &str| key.columns().contains(&name) || name == VALID_FROM;
@@ -119,7 +140,7 @@ impl Table {
         let bytes = files.iter().map(|file| file.size).sum();
         let paths = files.iter().map(|file| &file.location);
         let provider = listing(&store, paths, schema)?;
-        Ok(Self { key, location: location.to_owned(), bytes, provider, numeric, as_of })
+        Ok(Self { key, what, location: location.to_owned(), bytes, provider, numeric, as_of })
     }
 }
 

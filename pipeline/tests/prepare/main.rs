@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod joins;
+mod judged;
 mod refused;
 mod rules;
 
@@ -21,7 +22,7 @@ use pipeline::{
     Output, PipelineError,
     engine::{Engine, EngineOptions},
     lake::{Lake, LakeWriter, RollOptions},
-    prepare::{JoinChoice, Key, Missing, PrepareOptions, PrepareReport, SplitBy, prepare},
+    prepare::{JoinChoice, Key, LogRange, Missing, PrepareOptions, PrepareReport, SplitBy, prepare},
 };
 use ranking::{
     events::{LogSchema, ResultImpression, SearchEvent, Timestamp},
@@ -64,8 +65,11 @@ impl World {
 
     fn options(&self, tables: &[(Key, String)], features: &[&str]) -> PrepareOptions {
         PrepareOptions {
-            logs: self.text("lake"),
-            dates: "2026-01-01".parse().unwrap()..="2026-01-31".parse().unwrap(),
+            logs: Some(LogRange {
+                lake: self.text("lake"),
+                dates: "2026-01-01".parse().unwrap()..="2026-01-31".parse().unwrap(),
+            }),
+            judgments: None,
             tables: tables.iter().cloned().collect::<BTreeMap<_, _>>(),
             features: features.iter().map(|name| (*name).to_owned()).collect(),
             labels: LabelOptions::default(),

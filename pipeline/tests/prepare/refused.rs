@@ -55,7 +55,8 @@ fn a_value_that_is_not_finite_is_named_with_its_query_and_document() {
 fn dates_without_data_name_those_that_have_some() {
     let world = world();
     let mut options = world.options(&[document_table(&world)], &["doc_quality"]);
-    options.dates = "2025-01-01".parse().unwrap()..="2025-02-01".parse().unwrap();
+    let dates = "2025-01-01".parse().unwrap()..="2025-02-01".parse().unwrap();
+    options.logs = options.logs.map(|logs| LogRange { dates, ..logs });
     let refused = world.refused(&options);
     assert!(refused.contains("from 2025-01-01 to 2025-02-01") && refused.contains("2026-01-20"), "{refused}");
 }

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod collect;
+mod debiasing;
 mod engine;
 mod foreign_clients;
 mod judge;
