@@ -14,6 +14,7 @@ use datafusion_proto::logical_plan::LogicalExtensionCodec;
 use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 
 use crate::prepare::{
+    join_key::JoinKey,
     list_id::ListId,
     numbered::{Numbered, NumberedExec},
     sink::{TrainingSink, TrainingSinkExec},
@@ -40,7 +41,11 @@ fn ours(bytes: &[u8]) -> Result<Option<Ours>> {
 }
 
 fn udf(name: &str) -> Option<Arc<ScalarUDF>> {
-    (name == ListId::NAME).then(ListId::udf)
+    match name {
+        ListId::NAME => Some(ListId::udf()),
+        JoinKey::NAME => Some(JoinKey::udf()),
+        _ => None,
+    }
 }
 
 #[derive(Debug, Default)]

@@ -28,7 +28,7 @@ use datafusion::prelude::SessionConfig;
 pub use self::serve::{ExecutorOptions, SchedulerOptions, executor, scheduler};
 use crate::{
     PipelineError,
-    prepare::{list_id::ListId, sink::NodePlanner},
+    prepare::{join_key::JoinKey, list_id::ListId, sink::NodePlanner},
 };
 
 /// A scheduler that is there takes a connection at once.
@@ -154,7 +154,9 @@ fn state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
         .with_default_features()
         .with_query_planner(Arc::new(Planner))
         .build();
-    let _ = datafusion::execution::FunctionRegistry::register_udf(&mut state, ListId::udf());
+    for function in [ListId::udf(), JoinKey::udf()] {
+        let _ = datafusion::execution::FunctionRegistry::register_udf(&mut state, function);
+    }
     state
 }
 

@@ -12,6 +12,7 @@ mod publish;
 mod report;
 mod sources;
 
+pub(crate) mod join_key;
 pub(crate) mod list_id;
 pub(crate) mod numbered;
 pub(crate) mod sink;

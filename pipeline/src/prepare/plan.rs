@@ -18,6 +18,7 @@ use ranking::{
 
 use super::{
     expressions::{self, Impression},
+    join_key::JoinKey,
     list_id::ListId,
     numbered::{Numbered, ROW},
     sink::{LIST, SinkSpec, TIME, TrainingSink, WEIGHED, marker},
@@ -202,12 +203,9 @@ impl Ingredients<'_> {
         }
         let mut kept: Vec<Expr> = rows.schema().fields().iter().map(|field| ident(field.name())).collect();
         kept.push(ident(LABEL));
-        let judged = self.judged()?.select(vec![
-            ident(QUERY).alias("judged.query_id"),
-            ident(DOCUMENT).alias("judged.document_id"),
-            ident(LABEL),
-        ])?;
-        let same = [ident("judged.query_id").eq(ident(QUERY)), ident("judged.document_id").eq(ident(DOCUMENT))];
+        let key = || join_key(Key::Pair.columns());
+        let judged = self.judged()?.select(vec![key().alias("judged.key"), ident(LABEL)])?;
+        let same = [ident("judged.key").eq(key())];
         judged.join_on(rows, JoinType::Inner, same)?.select(kept)
     }
 
@@ -275,10 +273,7 @@ impl Ingredients<'_> {
     fn join(&self, rows: DataFrame, table: &Table) -> Result<DataFrame> {
         let word = table.key.word();
         let key = |column: &str| format!("{word}.{column}");
-        let mut columns: Vec<Expr> = Vec::new();
-        for column in table.key.columns() {
-            columns.push(cast(ident(*column), DataType::Utf8View).alias(key(column)));
-        }
+        let mut columns: Vec<Expr> = vec![join_key(table.key.columns()).alias(key("key"))];
         for (name, source) in self.features {
             if *source == Source::Table(table.key) {
                 columns.push(cast(ident(name), DataType::Float32).alias(name));
@@ -291,9 +286,8 @@ impl Ingredients<'_> {
             let (from, to) = (key(VALID_FROM), key("valid_to"));
             columns.push(cast(ident(VALID_FROM), timestamp()).alias(&from));
             features = features.select(columns)?;
-            let keys: Vec<Expr> = table.key.columns().iter().map(|column| ident(key(column))).collect();
             let next = lead(ident(&from), Some(1), None)
-                .partition_by(keys)
+                .partition_by(vec![ident(key("key"))])
                 .order_by(vec![ident(&from).sort(true, false)])
                 .build()?;
             features = features.window(vec![next.alias(&to)])?;
@@ -302,14 +296,12 @@ impl Ingredients<'_> {
         } else {
             features = features.select(columns)?;
         }
-        let left: Vec<String> = table.key.columns().iter().map(|column| key(column)).collect();
         let mut kept: Vec<Expr> = rows.schema().fields().iter().map(|field| ident(field.name())).collect();
         kept.extend(
             self.features.iter().filter(|(_, source)| *source == Source::Table(table.key)).map(|(name, _)| ident(name)),
         );
         kept.push(ident(marker(word)));
-        let mut on: Vec<Expr> =
-            left.iter().zip(table.key.columns()).map(|(left, right)| ident(left).eq(ident(*right))).collect();
+        let mut on = vec![ident(key("key")).eq(join_key(table.key.columns()))];
         on.extend(holds);
         features.join_on(rows, JoinType::Right, on)?.select(kept)
     }
@@ -336,6 +328,10 @@ fn numbered(rows: DataFrame) -> Result<DataFrame> {
     let (state, plan) = rows.into_parts();
     let node = std::sync::Arc::new(Numbered::new(plan)?);
     Ok(DataFrame::new(state, LogicalPlan::Extension(Extension { node })))
+}
+
+fn join_key(columns: &[&str]) -> Expr {
+    JoinKey::udf().call(columns.iter().map(|column| ident(*column)).collect())
 }
 
 /// A field of the result at hand, once results are unnested.
