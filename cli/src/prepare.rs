@@ -25,6 +25,17 @@ use crate::{
 };
 
 pub fn prepare(args: PrepareArgs) -> Result<ExitCode, Fault> {
+    let unweighted = args.weights == WeightWord::None;
+    let of_weights = [
+        ("--clip", args.clip.is_some()),
+        ("--self-normalize", args.self_normalize),
+        ("--logged-propensities", args.logged_propensities),
+        ("--propensities", args.propensities.is_some()),
+    ];
+    if let Some((option, _)) = of_weights.into_iter().find(|(_, given)| unweighted && *given) {
+        return Err(Fault::words(format!("{option} does nothing without weights"))
+            .hint("say --weights ipw-clicks or --weights ipw too, or leave it out"));
+    }
     let tables = [
         (Key::Query, args.query_features),
         (Key::User, args.user_features),
@@ -58,7 +69,7 @@ pub fn prepare(args: PrepareArgs) -> Result<ExitCode, Fault> {
             self_normalize: args.self_normalize,
             logged: args.logged_propensities,
         },
-        propensities: propensities(&args.propensities)?,
+        propensities: propensities(args.propensities.as_deref().unwrap_or("reference"))?,
         missing: match args.missing {
             MissingWord::Error => Missing::Error,
             MissingWord::Zero => Missing::Zero,

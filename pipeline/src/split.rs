@@ -62,17 +62,26 @@ pub struct PartReport {
     pub written: Written,
 }
 
+/// A part is a folder: its name is one, and not that of another or of a shard.
+pub(crate) fn check_part_name<'a>(name: &str, mut before: impl Iterator<Item = &'a str>) -> Result<(), PipelineError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if name.is_empty() || !name.chars().all(plain) || name.starts_with("shard-") {
+        return Err(PipelineError::options(format!("a part cannot be named `{name}`"))
+            .with_hint("letters, digits, - and _, not beginning with shard-"));
+    }
+    if before.any(|other| other == name) {
+        return Err(
+            PipelineError::options(format!("part `{name}` appears twice")).with_hint("give each part its own name")
+        );
+    }
+    Ok(())
+}
+
 impl Parts {
     pub fn new(parts: Vec<Part>) -> Result<Self, PipelineError> {
         let refuse = |message: String, hint: &str| Err(PipelineError::options(message).with_hint(hint));
         for (index, Part { name, share }) in parts.iter().enumerate() {
-            let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-            if name.is_empty() || !name.chars().all(plain) {
-                return refuse(format!("a part cannot be named `{name}`"), "letters, digits, - and _");
-            }
-            if parts[..index].iter().any(|other| other.name == *name) {
-                return refuse(format!("part `{name}` appears twice"), "give each part its own name");
-            }
+            check_part_name(name, parts[..index].iter().map(|other| other.name.as_str()))?;
             if !(*share > 0.0 && *share <= 1.0) {
                 return refuse(format!("the share of part `{name}` is {share}"), "shares are above 0 and add up to 1");
             }

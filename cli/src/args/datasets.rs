@@ -12,11 +12,18 @@ pub enum Import {
     Csv(CsvArgs),
 }
 
+fn local_folder(text: &str) -> Result<PathBuf, String> {
+    match text.split_once("://") {
+        Some(_) => Err("datasets are written to folders of this machine; copy them from there".into()),
+        None => Ok(text.into()),
+    }
+}
+
 /// Where a dataset goes and how it is written.
 #[derive(Debug, clap::Args)]
 pub struct OutputArgs {
     /// The folder to write; appears whole or not at all.
-    #[arg(long, short, value_name = "DIR")]
+    #[arg(long, short, value_name = "DIR", value_parser = local_folder)]
     pub out: PathBuf,
     /// Replace a dataset that is there.
     #[arg(long)]

@@ -57,9 +57,10 @@ pub struct PrepareArgs {
     /// `ipw` weighs every row by the inverse of its position's propensity, `ipw-clicks` only clicked ones.
     #[arg(long, value_enum, default_value_t = WeightWord::None)]
     pub weights: WeightWord,
-    /// A table of `lockstep propensity estimate`, or `reference`, or `reference-rounded` for the weights of the reference's Spark job.
-    #[arg(long, value_name = "FILE", default_value = "reference")]
-    pub propensities: String,
+    /// A table of `lockstep propensity estimate`, or `reference`, or `reference-rounded` for the weights of the reference's Spark job
+    /// [default: reference].
+    #[arg(long, value_name = "FILE")]
+    pub propensities: Option<String>,
     /// Where a result was logged with its exact propensity, use that instead of the table.
     #[arg(long)]
     pub logged_propensities: bool,

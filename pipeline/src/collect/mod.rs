@@ -145,6 +145,10 @@ pub fn collect(
     tell: &mut dyn FnMut(Happening<'_>),
 ) -> Result<CollectReport, PipelineError> {
     let begun = Instant::now();
+    options.schema.check().map_err(|error| {
+        PipelineError::options(error.to_string())
+            .with_hint("log each feature once, under a name that no field of a result has")
+    })?;
     let runtime = runtime()?;
     let lake = Lake::open(&options.lake)?;
     let broker = Broker::connect(options, stop)?;

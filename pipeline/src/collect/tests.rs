@@ -107,6 +107,32 @@ fn partitions_are_dealt_to_no_more_threads_than_there_are() {
 }
 
 #[test]
+fn a_logged_feature_that_is_a_results_own_field_is_refused_before_anything_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = CollectOptions::new("nobody", TOPIC, folder.path().to_str().unwrap());
+    let options = CollectOptions { schema: LogSchema::with_features(["price", "clicked"]), ..options };
+    let error = quietly(&options).unwrap_err();
+    assert!(error.kind == ErrorKind::Options && error.message.contains("`clicked`"), "{error}");
+}
+
+#[test]
+fn a_topic_that_was_cut_and_grew_again_is_read_from_the_last_commit_that_it_still_holds() {
+    let here = Here::new(1);
+    for numbers in [0..40, 40..60, 60..100] {
+        here.send(0, events(numbers));
+        quietly(&here.options()).unwrap();
+    }
+    // The same topic without what came after its offset 70.
+    let cut = Here::new(1);
+    cut.send(0, events(0..70).chain(events(1000..1050)));
+    let options = CollectOptions { lake: here.options().lake, ..cut.options() };
+    let report = quietly(&options).unwrap();
+    assert!(report.notices[0].contains("read again from offset 60"), "{:?}", report.notices);
+    assert_eq!(here.rows(), 100 + 10 + 50);
+    assert_eq!(quietly(&options).unwrap().tally.messages, 0);
+}
+
+#[test]
 fn a_topic_is_gathered_in_one_way() {
     let folder = tempfile::tempdir().unwrap();
     let all = CollectOptions::new("b", TOPIC, folder.path().to_str().unwrap());

@@ -103,8 +103,10 @@ impl<'a> Worker<'a> {
             None => Evidence::None,
         };
         let remains = match &newest {
-            Some(newest) if newest.next > marks.high => self.remains(&source, &names, newest.life, marks)?,
-            _ => Evidence::None,
+            Some(newest) if resume::is_lost(newest, marks, evidence) => {
+                resume::remains(&names, newest, marks, |name| self.is_there(&source, name, marks))?
+            }
+            _ => None,
         };
         let start = resume::decide(newest.as_ref(), marks, evidence, remains);
         if let Some(odd) = start.odd {
@@ -131,17 +133,12 @@ impl<'a> Worker<'a> {
         })
     }
 
-    /// Whether a topic that is shorter than what was read of it still holds the end of the newest commit that fits in it.
-    fn remains(&self, source: &str, names: &[Name], life: u32, marks: Watermarks) -> Result<Evidence, PipelineError> {
-        // A commit ends where the one after it begins.
-        let fits = names.windows(2).rev().find(|pair| {
-            pair[0].life == life && pair[1].life == life && pair[1].first <= marks.high && pair[1].first > marks.low
-        });
-        let Some(pair) = fits else { return Ok(Evidence::None) };
-        let span = self.span(source, pair[0])?;
+    /// Whether the topic still holds the last message of a commit.
+    fn is_there(&self, source: &str, name: Name, marks: Watermarks) -> Result<bool, PipelineError> {
+        let span = self.span(source, name)?;
         match resume::wanted(Some(&span), marks) {
-            Some(wanted) => self.broker.look_for(span.partition, wanted),
-            None => Ok(Evidence::None),
+            Some(wanted) => Ok(self.broker.look_for(span.partition, wanted)? == Evidence::Same),
+            None => Ok(false),
         }
     }
 

@@ -14,8 +14,7 @@ use datafusion_proto::logical_plan::LogicalExtensionCodec;
 use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 
 use crate::prepare::{
-    join_key::JoinKey,
-    list_id::ListId,
+    self,
     numbered::{Numbered, NumberedExec},
     sink::{TrainingSink, TrainingSinkExec},
 };
@@ -41,11 +40,7 @@ fn ours(bytes: &[u8]) -> Result<Option<Ours>> {
 }
 
 fn udf(name: &str) -> Option<Arc<ScalarUDF>> {
-    match name {
-        ListId::NAME => Some(ListId::udf()),
-        JoinKey::NAME => Some(JoinKey::udf()),
-        _ => None,
-    }
+    prepare::functions().into_iter().find(|function| function.name() == name)
 }
 
 #[derive(Debug, Default)]

@@ -28,7 +28,7 @@ use datafusion::prelude::SessionConfig;
 pub use self::serve::{ExecutorOptions, SchedulerOptions, executor, scheduler};
 use crate::{
     PipelineError,
-    prepare::{join_key::JoinKey, list_id::ListId, sink::NodePlanner},
+    prepare::{self, sink::NodePlanner},
 };
 
 /// A scheduler that is there takes a connection at once.
@@ -124,6 +124,8 @@ fn reach(url: &str) -> std::result::Result<(), PipelineError> {
 
 fn configure(config: SessionConfig, options: &EngineOptions, joins: Joins) -> SessionConfig {
     let mut config = config.with_target_partitions(options.threads.get()).with_round_robin_repartition(false);
+    // Which rows a partition gets must not hang on who was faster: the same command gives the same files.
+    config.options_mut().execution.enable_file_stream_work_stealing = false;
     let optimizer = &mut config.options_mut().optimizer;
     // The side that is written first is the one that is held in memory; statistics must not turn it around.
     optimizer.join_reordering = false;
@@ -156,7 +158,7 @@ fn state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
         .with_default_features()
         .with_query_planner(Arc::new(Planner))
         .build();
-    for function in [ListId::udf(), JoinKey::udf()] {
+    for function in prepare::functions() {
         let _ = datafusion::execution::FunctionRegistry::register_udf(&mut state, function);
     }
     state

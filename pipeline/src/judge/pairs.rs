@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _},
     path::Path,
 };
 
@@ -102,7 +102,15 @@ fn read_csv(gathering: &mut Gathering<'_>, delimiter: u8) -> Result<(), Pipeline
         PipelineError::data(format!("cannot read `{}` as CSV", path.display())).because(error)
     };
     let path = gathering.path;
-    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(gathering.open()?);
+    let mut text = Vec::new();
+    gathering.open()?.read_to_end(&mut text).map_err(|error| PipelineError::io("read", path, error))?;
+    if let Some(line) = open_quote(&text, delimiter) {
+        let message = format!("`{}` line {line}: a quote opens a value here and never closes", path.display());
+        return Err(PipelineError::data(message).with_hint(
+            "write a value that begins with a quote as \"\"\"12 inch\": in quotes, and its own ones twice",
+        ));
+    }
+    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(&text[..]);
     let header = reader.headers().map_err(|error| unreadable(path, error))?;
     let columns = gathering.columns(&header.iter().map(str::to_owned).collect::<Vec<_>>())?;
     let mut record = csv::StringRecord::new();
@@ -112,6 +120,26 @@ fn read_csv(gathering: &mut Gathering<'_>, delimiter: u8) -> Result<(), Pipeline
         gathering.push(line, columns.map(value))?;
     }
     Ok(())
+}
+
+/// The line of a quote that is still open at the end: the CSV reader takes all that follows it as one value, and says nothing.
+fn open_quote(text: &[u8], delimiter: u8) -> Option<u64> {
+    // As that reader has it, a quote opens a value only where the value begins; inside, two of them are one of its own.
+    let (mut line, mut opened, mut inside, mut begins, mut closed) = (1, 0, false, true, false);
+    for &byte in text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text) {
+        let quote = byte == b'"';
+        if inside {
+            (inside, closed) = (!quote, quote);
+        } else if quote && (begins || closed) {
+            opened = if closed { opened } else { line };
+            (inside, closed) = (true, false);
+        } else {
+            closed = false;
+        }
+        begins = !inside && (byte == delimiter || byte == b'\n' || byte == b'\r');
+        line += u64::from(byte == b'\n');
+    }
+    inside.then_some(opened)
 }
 
 #[derive(Deserialize)]

@@ -216,6 +216,13 @@ fn pairs_that_cannot_be_rated_are_refused_with_their_place() {
     refused(read("pairs.csv", "query_id,doc\nq1,d1\n"), &["no column `document_id`", "query_id, doc"]);
     refused(read("pairs.csv", "query_id,document_id\nq1,\n"), &["line 2", "`document_id`", "missing"]);
     refused(read("pairs.csv", "query_id,document_id\n"), &["holds no pair"]);
+    let open = "query_id,document_id,title\nq1,d1,\"12 inch\nq1,d2,pan\nq1,d3,pot\n";
+    refused(read("pairs.csv", open), &["pairs.csv` line 2", "never closes"]);
+    let later = "query_id,document_id,title\nq1,d1,\"a \"\"b\"\"\nc\"\nq1,d2,\"\"\"12 inch\nq1,d3,pot\n";
+    refused(read("pairs.csv", later), &["line 4", "never closes"]);
+    refused(read("pairs.tsv", "query_id\tdocument_id\ttitle\nq1\td1\t\"a\n\"\"b\"\" c\n"), &["line 2", "never closes"]);
+    let closed = "query_id,document_id,title\nq1,d1,\"a \"\"b\"\"\nc\"\nq1,d2,12\" pan\n\"q1\",\"d3\",\"\"\n";
+    assert_eq!(read("pairs.csv", closed).unwrap().len(), 3);
     refused(read("pairs.jsonl", "{\"query_id\":\"q1\"}\n"), &["line 1: missing field `document_id` (character 17)"]);
     refused(read("pairs.txt", ""), &[".csv"]);
     refused(read("pairs.parquet", "PAR1"), &["pairs.parquet` as Parquet"]);

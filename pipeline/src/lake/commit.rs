@@ -77,6 +77,17 @@ async fn below(store: &Store, folder: &str) -> Result<Vec<String>, PipelineError
     Ok(path.filter(counts).collect())
 }
 
+/// Whether the lake counts by commits, be there one yet or not.
+pub async fn is_kept(store: &Store) -> Result<bool, PipelineError> {
+    Ok(!store.list(COMMITS).await?.is_empty())
+}
+
+/// Before the first file appears: what no commit lists does not count from now on.
+pub async fn keep(store: &Store) -> Result<(), PipelineError> {
+    // The underscore hides it from those who look for commits.
+    store.put_new(&format!("{COMMITS}/_kept.json"), Bytes::from_static(b"{}")).await.map(drop)
+}
+
 pub async fn read(store: &Store, below: &str) -> Result<Commit, PipelineError> {
     let unreadable = || {
         PipelineError::data(format!("`{}` is no commit of a lake", store.display(below)))

@@ -2,14 +2,18 @@
 //!
 //! A file counts once a [`Commit`] lists it. Commits are small JSON files `_commits/<source>/<name>.json` that are put only where
 //! none is, so of two writers that would write the same events one wins, and the files of the other never existed. A writer that is killed
-//! leaves at most files that no commit lists. In a lake without any commit (Spark's, say) all Parquet files count.
+//! leaves at most files that no commit lists. In a lake that keeps no commits (Spark's, say) all Parquet files count.
 
 mod commit;
 mod file;
 mod spool;
 mod writer;
 
-use std::{collections::BTreeSet, fs::File, ops::RangeInclusive};
+use std::{
+    collections::{BTreeSet, HashSet},
+    fs::File,
+    ops::RangeInclusive,
+};
 
 use chrono::NaiveDate;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -82,7 +86,8 @@ impl Lake {
 
     async fn all_files(&self) -> Result<Vec<LakeFile>, PipelineError> {
         let commits = commit::all(&self.store).await?;
-        if commits.is_empty() {
+        // Also before its first commit a lake of ours is known by what lies beside the commits.
+        if commits.is_empty() && !commit::is_kept(&self.store).await? {
             let found = self.store.list("").await?;
             return Ok(found.iter().filter_map(|object| self.foreign(object)).collect());
         }
@@ -97,6 +102,14 @@ impl Lake {
                 rows: Some(file.rows),
             })
             .collect())
+    }
+
+    /// How many files of these dates are not among those that count.
+    pub async fn unlisted(&self, dates: RangeInclusive<NaiveDate>, files: &[LakeFile]) -> Result<u64, PipelineError> {
+        let listed: HashSet<&Path> = files.iter().map(|file| &file.path).collect();
+        let found = self.store.list("").await?;
+        let found = found.iter().filter_map(|object| self.foreign(object));
+        Ok(found.filter(|file| dates.contains(&file.date) && !listed.contains(&file.path)).count() as u64)
     }
 
     /// A file of a lake that keeps no commits, told by its name.

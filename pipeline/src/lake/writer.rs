@@ -164,6 +164,7 @@ impl LakeWriter {
         let token = format!("{:016x}", rand::random::<u64>());
         let stem = options.stem.unwrap_or_else(|| format!("{}-{name}", self.source.replace('/', "-")));
         let store = self.lake.store();
+        commit::keep(store).await?;
         let mut files = Vec::with_capacity(self.closed.len());
         for (at, closed) in self.closed.drain(..).enumerate() {
             let Closed { spool, date, rows, folder } = closed;

@@ -12,18 +12,23 @@ mod publish;
 mod report;
 mod sources;
 
-pub(crate) mod join_key;
-pub(crate) mod list_id;
+mod copies;
+mod faults;
+mod join_key;
+mod list_id;
+
 pub(crate) mod numbered;
 pub(crate) mod sink;
 
-use std::{collections::HashSet, time::Instant};
+use std::{collections::HashSet, num::NonZeroUsize, sync::Arc, time::Instant};
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
+use chrono::NaiveDate;
 use datafusion::common::DataFusionError;
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::context::SessionContext;
+use datafusion::logical_expr::ScalarUDF;
 use dataset::writer::{Layout, Staging};
 
 pub use self::{
@@ -40,7 +45,7 @@ use self::{
 };
 use crate::{
     PipelineError,
-    engine::{self, Engine, Joins},
+    engine::{self, Engine, EngineOptions, Joins},
     lake::Lake,
 };
 
@@ -51,6 +56,11 @@ const FILES_PER_MEMORY: u64 = 8;
 const MOST_REPEATED: usize = 1_000_000;
 /// Examples that an error shows.
 const EXAMPLES: usize = 5;
+
+/// Our functions, for whoever runs a part of the plan.
+pub(crate) fn functions() -> [Arc<ScalarUDF>; 4] {
+    [list_id::ListId::udf(), join_key::JoinKey::udf(), copies::CopyRank::udf(), faults::Fault::udf()]
+}
 
 /// What goes on, for a person to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +100,11 @@ impl Preparation<'_> {
             (Some(lake), Some(logs)) => lake.files(logs.dates.clone()).await?,
             _ => Vec::new(),
         };
+        let unlisted_files = match (&lake, &options.logs) {
+            (Some(lake), Some(logs)) => lake.unlisted(logs.dates.clone(), &files).await?,
+            _ => 0,
+        };
+        let dates: HashSet<NaiveDate> = files.iter().map(|file| file.date).collect();
         // Footers are read here, whoever runs the plan.
         let context = engine::context(&options.engine, Joins::Streamed)?;
         let mut tables = Vec::new();
@@ -124,25 +139,25 @@ impl Preparation<'_> {
             features: &features,
             now: chrono::Utc::now().timestamp_micros(),
         };
-        let outcome = match self.attempt(&plans, &staging, joins).await {
-            // A guess from the files' sizes was wrong.
-            Err(Failure::Memory(error)) if joins == Joins::Streamed && options.joins == JoinChoice::Auto => {
-                tracing::warn!(%error, "the tables did not fit into memory: joining by sorting");
-                self.attempt(&plans, &staging, Joins::Sorted).await.map(|written| (written, Joins::Sorted))
-            }
-            other => other.map(|written| (written, joins)),
-        };
+        let mut outcome = self.attempt(&plans, &staging, joins, &options.engine).await.map(|written| (written, joins));
+        for (joins, engine) in self.frugal_ways(joins) {
+            let Err(Failure::Memory(error)) = outcome else { break };
+            tracing::info!(%error, threads = engine.threads, "out of memory: joining by sorting");
+            outcome = self.attempt(&plans, &staging, joins, &engine).await.map(|written| (written, joins));
+        }
         let (written, joins) = outcome.map_err(|failure| failure.into_error(&options.engine.engine))?;
         let parts = publish::arrange(staging.path(), &written.spec, &written.outcomes)?;
         let report = report::PrepareReport {
             log: options.logs.as_ref().zip(log.as_ref()).map(|(range, log)| report::LogReport {
                 from: *range.dates.start(),
                 to: *range.dates.end(),
+                dates: dates.len(),
                 files: log.files,
                 bytes: log.bytes,
             }),
             judgments: options.judgments.clone(),
             unjudged_rows: written.unjudged,
+            unlisted_files,
             events: written.events,
             repeated_events: written.repeated_events,
             queries: written.queries,
@@ -204,13 +219,35 @@ impl Preparation<'_> {
         }
     }
 
-    async fn attempt(&self, plans: &Plans<'_>, staging: &Staging, joins: Joins) -> Result<Prepared, Failure> {
+    /// What to try when memory did not suffice: the guess from the files' sizes was wrong, or too many sorts share what there is.
+    fn frugal_ways(&self, joins: Joins) -> Vec<(Joins, EngineOptions)> {
+        let engine = &self.options.engine;
+        let mut ways = Vec::new();
+        if joins == Joins::Streamed && self.options.joins == JoinChoice::Auto {
+            ways.push((Joins::Sorted, engine.clone()));
+        }
+        if self.options.joins != JoinChoice::Streamed && engine.engine == Engine::Local {
+            ways.push((Joins::Sorted, EngineOptions { threads: NonZeroUsize::MIN, ..engine.clone() }));
+        }
+        ways
+    }
+
+    async fn attempt(
+        &self,
+        plans: &Plans<'_>,
+        staging: &Staging,
+        joins: Joins,
+        engine: &EngineOptions,
+    ) -> Result<Prepared, Failure> {
         let options = self.options;
-        let context = engine::context(&options.engine, joins)?;
+        let context = engine::context(engine, joins)?;
         let mut ingredients = plans.ingredients(&context);
         (self.progress)(Stage::Checking);
         for table in plans.tables.iter().chain(plans.judgments) {
             refuse_repeated_keys(&ingredients, table).await?;
+        }
+        if plans.log.is_some_and(|log| log.is_foreign) {
+            refuse_faults(&ingredients).await?;
         }
         let (events, queries) = totals(&ingredients).await?;
         let (repeated, repeated_events) = match plans.log {
@@ -327,7 +364,7 @@ impl Failure {
     fn into_error(self, engine: &Engine) -> PipelineError {
         match (self, engine) {
             (Self::Memory(error), _) => PipelineError::options("the plan needs more memory than it was given")
-                .with_hint("give it more with --memory, or take --joins sorted")
+                .with_hint("give it more with --memory; unless --joins said otherwise, sorting on disk was tried")
                 .because(error),
             (Self::Plan(error), Engine::Local) => PipelineError::data("the plan failed").because(error),
             (Self::Plan(error), Engine::Ballista(url)) => {
@@ -408,6 +445,12 @@ async fn means(ingredients: &Ingredients<'_>, repeated: &[i64]) -> Result<Vec<f3
         let mean =
             batch.map(|batch| datafusion::common::ScalarValue::try_from_array(batch.column(at), 0)).transpose()?;
         match mean.as_ref().and_then(plan::number) {
+            Some(mean) if !mean.is_finite() => {
+                return Err(Failure::Other(
+                    PipelineError::data(format!("feature `{name}` has a mean of {mean}"))
+                        .with_hint("its table holds NaN or infinity: clean it first"),
+                ));
+            }
             Some(mean) => means.push(mean as f32),
             None => {
                 return Err(Failure::Other(
@@ -481,6 +524,26 @@ async fn refuse_repeated_keys(ingredients: &Ingredients<'_>, table: &Table) -> R
         ))
         .with_hint(hint),
     ))
+}
+
+/// What our own writers would not have written.
+async fn refuse_faults(ingredients: &Ingredients<'_>) -> Result<(), Failure> {
+    for batch in ingredients.faults(1)?.collect().await? {
+        if batch.num_rows() == 0 {
+            continue;
+        }
+        let text = |column: usize| {
+            let text = arrow::compute::cast(batch.column(column), &arrow::datatypes::DataType::Utf8);
+            text.map(|text| text.as_string::<i32>().iter().flatten().next().unwrap_or("null").to_owned())
+        };
+        let (session, query) = (text(0).map_err(DataFusionError::from)?, text(1).map_err(DataFusionError::from)?);
+        let fault = text(2).map_err(DataFusionError::from)?;
+        return Err(Failure::Other(
+            PipelineError::data(format!("the log, session `{session}`, query `{query}`: {fault}"))
+                .with_hint("this lake was not written by lockstep, whose collector refuses such events: clean the log"),
+        ));
+    }
+    Ok(())
 }
 
 fn refuse_missing(spec: &SinkSpec, counts: &Counts) -> Result<(), Failure> {

@@ -14,7 +14,11 @@ use super::{
     sink::{PartRule, TIME, TimePart, WEIGHED},
     sources::Key,
 };
-use crate::{Output, PipelineError, engine::EngineOptions, split::Parts};
+use crate::{
+    Output, PipelineError,
+    engine::EngineOptions,
+    split::{Parts, check_part_name},
+};
 
 /// The reference pipeline's ten.
 pub const DEFAULT_FEATURES: [&str; 10] = [
@@ -150,6 +154,9 @@ impl PrepareOptions {
         self.labels.check().map_err(|error| PipelineError::options(error.to_string()))?;
         self.weighting.check().map_err(|error| PipelineError::options(error.to_string()))?;
         if let SplitBy::Time(parts) = &self.split {
+            for (at, part) in parts.iter().enumerate() {
+                check_part_name(&part.name, parts[..at].iter().map(|other| other.name.as_str()))?;
+            }
             let ordered = parts.windows(2).all(|pair| pair[0].from < pair[1].from);
             if parts.len() < 2 || parts[0].from.is_some() || !ordered {
                 return refuse(

@@ -17,7 +17,9 @@ use ranking::{
 };
 
 use super::{
+    copies::CopyRank,
     expressions::{self, Impression},
+    faults::Fault,
     join_key::JoinKey,
     list_id::ListId,
     numbered::{Numbered, ROW},
@@ -107,8 +109,9 @@ impl Ingredients<'_> {
     pub fn searches_of(&self, ids: &[i64]) -> Result<DataFrame> {
         let log = self.events_as_logged()?;
         let id = ListId::udf().call(vec![col(SESSION), col(QUERY), col(TIME)]).alias(LIST);
-        log.select(vec![id, col(SESSION), col(QUERY), col(TIME)])?
-            .join(self.identities(ids)?, JoinType::LeftSemi, &[LIST], &["again"], None)?
+        let log = log.select(vec![id, col(SESSION), col(QUERY), col(TIME)])?;
+        self.identities(ids)?
+            .join(log, JoinType::RightSemi, &["again"], &[LIST], None)?
             .select(vec![col(SESSION), col(QUERY), col(TIME)])?
             .distinct()?
             .aggregate(vec![], vec![count(lit(1i64)).alias("searches")])
@@ -120,18 +123,29 @@ impl Ingredients<'_> {
         Ok(DataFrame::new(self.context.state(), plan))
     }
 
-    /// The events, of those with one identity only one.
+    /// Events that are none, some of them, with what is wrong.
+    pub fn faults(&self, most: usize) -> Result<DataFrame> {
+        let fault = Fault::udf().call(vec![col(SESSION), col(QUERY), col(TIME), ident(RESULTS)]).alias("fault");
+        self.events_as_logged()?
+            .select(vec![col(SESSION), col(QUERY), fault])?
+            .filter(col("fault").is_not_null())?
+            .limit(0, Some(most))
+    }
+
+    /// The events; of those with one identity the one with which most was done.
     fn distinct_events(&self, repeated: &[i64]) -> Result<DataFrame> {
         let events = self.events()?;
         if repeated.is_empty() {
             return Ok(events);
         }
+        // The few are held in memory, the log streams past them.
         let again = self.identities(repeated)?;
-        let single = events.clone().join(again.clone(), JoinType::LeftAnti, &[LIST], &["again"], None)?;
-        let number = row_number().partition_by(vec![col(LIST)]).order_by(vec![col(TIME).sort(true, false)]).build()?;
+        let single = again.clone().join(events.clone(), JoinType::RightAnti, &["again"], &[LIST], None)?;
+        let rank = CopyRank::udf().call(vec![ident(RESULTS)]);
+        let number = row_number().partition_by(vec![col(LIST)]).order_by(vec![rank.sort(false, false)]).build()?;
         let columns: Vec<Expr> = events.schema().fields().iter().map(|field| ident(field.name())).collect();
-        let first = events
-            .join(again, JoinType::LeftSemi, &[LIST], &["again"], None)?
+        let first = again
+            .join(events, JoinType::RightSemi, &["again"], &[LIST], None)?
             .window(vec![number.alias("repetition")])?
             .filter(col("repetition").eq(lit(1u64)))?
             .select(columns)?;

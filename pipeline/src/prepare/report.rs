@@ -26,6 +26,8 @@ pub struct PrepareReport {
     pub judgments: Option<String>,
     /// Results of the log that were left out because nobody judged them.
     pub unjudged_rows: u64,
+    /// Parquet files of these dates that no commit of the lake lists, left out.
+    pub unlisted_files: u64,
     /// Of the log; without one, judgments.
     pub events: u64,
     /// Events left out because the same search stands in the log already.
@@ -60,6 +62,8 @@ pub struct LogReport {
     pub from: NaiveDate,
     /// Included.
     pub to: NaiveDate,
+    /// How many of these dates have files.
+    pub dates: usize,
     pub files: usize,
     pub bytes: u64,
 }
@@ -132,10 +136,18 @@ pub fn render(report: &PrepareReport) -> String {
         let _ = writeln!(text, "{head:<12}{body}");
     };
     let (events, queries) = (thousands(report.events), thousands(report.queries));
-    if let Some(LogReport { from, to, files, bytes }) = &report.log {
+    if let Some(LogReport { from, to, dates, files, bytes }) = &report.log {
         let files = counted(*files, "file");
         let what = format!("{events} events of {queries} queries, {from} to {to}, in {files} of {}", ByteSize(*bytes));
         line("log", what);
+        let days = (*to - *from).num_days() + 1;
+        if *dates as i64 != days {
+            line("", format!("only {dates} of these {days} dates have logs"));
+        }
+    }
+    if report.unlisted_files > 0 {
+        let files = counted(report.unlisted_files as usize, "file");
+        line("", format!("{files} left out that no commit of the lake lists"));
     }
     if let Some(judgments) = &report.judgments {
         let what = match &report.log {

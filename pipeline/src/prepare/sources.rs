@@ -130,8 +130,12 @@ impl Table {
             }
         }
         let as_of = match schema.field_with_name(VALID_FROM) {
-            Ok(field) if can_cast_types(field.data_type(), &timestamp()) => true,
-            Ok(field) => return Err(wrong(format!("`{VALID_FROM}` is {}, not a timestamp", field.data_type()))),
+            // Of a number nobody knows whether it counts seconds.
+            Ok(field) if is_moment(field.data_type()) => true,
+            Ok(field) => {
+                return Err(wrong(format!("`{VALID_FROM}` is {}, not a timestamp", field.data_type()))
+                    .with_hint("write it as a timestamp, a date, or text as in 2026-01-31T12:00:00Z"));
+            }
             Err(_) => false,
         };
         let own = |name: &str| key.columns().contains(&name) || name == VALID_FROM;
@@ -154,6 +158,8 @@ pub struct Log {
     pub event_features: Vec<String>,
     pub result_features: Vec<String>,
     pub has_propensity: bool,
+    /// Not written by us, so not checked.
+    pub is_foreign: bool,
 }
 
 /// What the plan may ask of the log.
@@ -190,6 +196,12 @@ impl Log {
         let chosen = |names: &[String]| -> Vec<String> {
             names.iter().filter(|name| wanted.features.contains(name)).cloned().collect()
         };
+        if wanted.propensity && !found.propensity {
+            return Err(PipelineError::data(
+                "the log has no column `propensity`: nothing was logged with its probability",
+            )
+            .with_hint("leave --logged-propensities out: the table of --propensities is used then"));
+        }
         let schema = found.narrow(&own, wanted);
         let provider = listing(store, files.iter().map(|file| &file.path), schema)?;
         Ok(Self {
@@ -199,6 +211,7 @@ impl Log {
             event_features: chosen(&found.event_numbers),
             result_features: chosen(&found.result_numbers),
             has_propensity: found.propensity && wanted.propensity,
+            is_foreign: files.iter().any(|file| file.rows.is_none()),
         })
     }
 }
@@ -312,6 +325,11 @@ pub fn timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
+fn is_moment(data_type: &DataType) -> bool {
+    use DataType::{Date32, Date64, LargeUtf8, Timestamp, Utf8, Utf8View};
+    matches!(data_type, Timestamp(..) | Date32 | Date64 | Utf8 | LargeUtf8 | Utf8View)
+}
+
 fn is_number(data_type: &DataType) -> bool {
     data_type.is_numeric() || *data_type == DataType::Boolean
 }
@@ -377,7 +395,11 @@ fn listing<'a>(
         Some(bucket) => format!("{}://{bucket}", store.url().scheme()),
         None => "file://".to_owned(),
     };
-    let urls = paths.map(|path| ListingTableUrl::parse(format!("{root}/{path}"))).collect::<Result<Vec<_>, _>>();
+    // What would end a path in a URL, or begin something else.
+    let escaped =
+        |path: &object_store::path::Path| path.as_ref().replace('%', "%25").replace('#', "%23").replace('?', "%3F");
+    let urls = paths.map(|path| ListingTableUrl::parse(format!("{root}/{}", escaped(path))));
+    let urls = urls.collect::<Result<Vec<_>, _>>();
     let options = ListingOptions::new(Arc::new(ParquetFormat::default()));
     let config = ListingTableConfig::new_with_multi_paths(urls.map_err(wrong)?)
         .with_listing_options(options)

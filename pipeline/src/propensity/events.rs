@@ -3,9 +3,10 @@
 use arrow::{
     array::{
         Array, ArrayRef, AsArray as _, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, StructArray,
+        TimestampMicrosecondArray,
     },
     compute::cast,
-    datatypes::{DataType, Float64Type, Int64Type},
+    datatypes::{DataType, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType},
 };
 use futures::TryStreamExt as _;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
@@ -15,6 +16,7 @@ use super::stored::StoredFile;
 use crate::{
     ErrorKind, PipelineError,
     lake::{Lake, LakeFile},
+    prepare::list_id,
 };
 
 /// Events decoded at once.
@@ -24,6 +26,8 @@ const BATCH: usize = 8192;
 pub(super) struct Event<'a> {
     /// In its file, from 0.
     pub row: u64,
+    /// As `prepare` tells searches apart; none where the log lacks the session or the time.
+    pub search: Option<i64>,
     pub query: u64,
     pub explored: bool,
     pub results: &'a [Shown],
@@ -53,7 +57,7 @@ pub(super) async fn for_each_event(
     let reader = StoredFile { store: lake.store().object_store(), path: file.path.clone(), bytes: file.bytes };
     let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(unreadable)?;
     let wanted = |path: &[String]| match path {
-        [column] => ["query_id", "explored"].contains(&column.as_str()),
+        [column] => ["session_id", "query_timestamp", "query_id", "explored"].contains(&column.as_str()),
         [column, .., field] => {
             column == "results" && ["position", "document_id", "clicked", "propensity"].contains(&field.as_str())
         }
@@ -107,6 +111,8 @@ impl Problem {
 
 /// The columns of a batch, in the types that are read here.
 struct Columns {
+    session: Option<StringArray>,
+    time: Option<TimestampMicrosecondArray>,
     query: StringArray,
     explored: Option<BooleanArray>,
     /// Where each event's results start, and where the last's end.
@@ -139,7 +145,12 @@ impl Columns {
         let optional = |found: Option<&ArrayRef>, name: &'static str, to: DataType| {
             found.map(|found| converted(found, name, &to)).transpose()
         };
+        let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
         Ok(Self {
+            session: optional(batch.column_by_name("session_id"), "session_id", DataType::Utf8)?
+                .map(|column| column.as_string::<i32>().clone()),
+            time: optional(batch.column_by_name("query_timestamp"), "query_timestamp", time)?
+                .map(|column| column.as_primitive::<TimestampMicrosecondType>().clone()),
             query: converted(column("query_id")?, "query_id", &DataType::Utf8)?.as_string::<i32>().clone(),
             explored: optional(batch.column_by_name("explored"), "explored", DataType::Boolean)?
                 .map(|column| column.as_boolean().clone()),
@@ -194,7 +205,13 @@ impl Columns {
             });
         }
         let explored = self.explored.as_ref().is_some_and(|column| column.is_valid(row) && column.value(row));
-        Ok(Event { row: row as u64, query: xxh3_64(self.query.value(row).as_bytes()), explored, results })
+        let search = match (&self.session, &self.time) {
+            (Some(session), Some(time)) if session.is_valid(row) && time.is_valid(row) => {
+                Some(list_id(session.value(row), self.query.value(row), time.value(row)))
+            }
+            _ => None,
+        };
+        Ok(Event { row: row as u64, search, query: xxh3_64(self.query.value(row).as_bytes()), explored, results })
     }
 }
 
@@ -207,6 +224,7 @@ fn converted(column: &ArrayRef, name: &'static str, to: &DataType) -> Result<Arr
         }
         DataType::Int64 => found.is_integer(),
         DataType::Float64 => found.is_floating(),
+        DataType::Timestamp(..) => matches!(found, DataType::Timestamp(..)),
         other => found == other,
     };
     let refused = || Problem::Kind { column: name, found: found.clone() };

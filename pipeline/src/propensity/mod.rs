@@ -8,7 +8,7 @@ mod events;
 mod file;
 mod stored;
 
-use std::{ops::RangeInclusive, path::PathBuf};
+use std::{collections::HashSet, ops::RangeInclusive, path::PathBuf};
 
 use chrono::NaiveDate;
 use ranking::propensity::{
@@ -111,11 +111,17 @@ pub async fn estimate(
         Estimator::Pairs | Estimator::Em => Counts::Moved(Exposures::new(options.positions, options.cells)),
     };
     let (mut events, mut impressions, mut clicks, mut explored) = (0, 0, 0, 0);
+    // A search that the log repeats counts once, as `prepare` takes it.
+    let (mut seen, mut repeated) = (HashSet::new(), 0u64);
     let all = files.iter().map(|file| file.bytes).sum();
     let mut done = 0;
     for file in &files {
         let name = lake.store().display(&lake.store().relative(&file.path).unwrap_or_default());
         for_each_event(&lake, file, &name, |event| {
+            if event.search.is_some_and(|search| !seen.insert(search)) {
+                repeated += 1;
+                return Ok(());
+            }
             events += 1;
             impressions += event.results.len() as u64;
             clicks += event.results.iter().filter(|result| result.clicked).count() as u64;
@@ -139,6 +145,9 @@ pub async fn estimate(
         Counts::Moved(counts) => counts.share(),
     };
     let mut warnings = found.warnings();
+    if repeated > 0 {
+        warnings.push(format!("{repeated} events stand in the log again, and counted once"));
+    }
     if query_share < 1.0 {
         warnings.push(format!(
             "only {:.3} % of the queries were counted, to keep within {} cells",

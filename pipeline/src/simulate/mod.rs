@@ -138,6 +138,8 @@ async fn lake(location: &str, options: &SimulateOptions, log: &Log) -> Result<La
             return Err(PipelineError::options(message).with_hint("take another seed, other days or another lake"));
         }
     }
+    // What a killed writer left.
+    lake.sweep().await?;
     Ok(LakeWriter::new(&lake, log.schema().clone(), RollOptions::default(), &source))
 }
 

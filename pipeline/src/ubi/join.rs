@@ -6,6 +6,9 @@ use ranking::events::{ResultImpression, SearchEvent, Timestamp};
 
 use super::rows::{EventRow, QueryRow, What};
 
+/// Microseconds. Impressions that follow each other no later than this are logged as one list, or as one more part of it.
+const BURST: i64 = 100_000;
+
 /// Rows as they come.
 #[derive(Default)]
 pub struct Joined {
@@ -49,6 +52,13 @@ struct Act {
     dwell_seconds: Option<f64>,
 }
 
+/// A list that is being put together. Two lists of a query id and session begin in different bursts, so at different times.
+struct List {
+    event: SearchEvent,
+    /// Where each result is said to stand.
+    ordinals: Vec<u32>,
+}
+
 /// What a join gives beside the events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -66,6 +76,10 @@ pub struct Counts {
     /// Lists that replaced another one under the same query id.
     pub further_lists: u64,
     pub repeated_impressions: u64,
+    /// Impressions at a position that another document of their burst has; they stand behind it.
+    pub shared_positions: u64,
+    /// Impressions of a document that stands elsewhere in the same list; where it was shown first counts.
+    pub documents_again: u64,
     /// Clicks, carts and purchases of documents that were not shown.
     pub clicks_not_shown: u64,
     pub carts_not_shown: u64,
@@ -136,36 +150,19 @@ impl Joined {
         for ((query_id, session), mut search) in self.searches {
             let text = self.queries.get(&query_id);
             search.impressions.sort_by(|a, b| (a.at, a.ordinal, &a.document).cmp(&(b.at, b.ordinal, &b.document)));
-            let mut lists: Vec<SearchEvent> = Vec::new();
-            for impression in search.impressions {
-                let position = impression.ordinal + u32::from(self.from_zero.contains(&impression.application));
-                let current = lists.last_mut();
-                let fits = current.as_ref().is_some_and(|list| {
-                    list.results
-                        .iter()
-                        .all(|result| (result.position == position) == (result.document_id == impression.document))
-                });
-                if let (true, Some(list)) = (fits, current) {
-                    if list.results.iter().any(|result| result.position == position) {
-                        counts.repeated_impressions += 1;
-                    } else {
-                        list.results.push(result(position, impression.document));
-                    }
-                } else {
-                    lists.push(SearchEvent {
-                        session_id: session.clone(),
-                        query_id: query_id.clone(),
-                        user_id: impression.user,
-                        query: impression.user_query.or_else(|| text.cloned()).unwrap_or_default(),
-                        query_timestamp: impression.at,
-                        results: vec![result(position, impression.document)],
-                        device: "unknown".into(),
-                        location: "unknown".into(),
-                        ranker_version: None,
-                        explored: None,
-                    });
+            let mut lists: Vec<List> = Vec::new();
+            for burst in search.impressions.chunk_by(|a, b| b.at.0 - a.at.0 <= BURST) {
+                let ordinal = |one: &Impression| one.ordinal + u32::from(self.from_zero.contains(&one.application));
+                let fits = lists.last().is_some_and(|list| burst.iter().all(|one| list.fits(ordinal(one), one)));
+                if !fits {
+                    let first = &burst[0];
+                    let words = first.user_query.as_ref().or(text);
+                    lists.push(List::begin(&query_id, &session, first, words.cloned().unwrap_or_default()));
                 }
+                let Some(list) = lists.last_mut() else { continue };
+                burst.iter().for_each(|one| list.show(ordinal(one), one, &mut counts));
             }
+            let mut lists: Vec<SearchEvent> = lists.into_iter().map(List::finish).collect();
             if text.is_none() {
                 counts.unknown_lists += lists.len() as u64;
                 if !keep_unknown {
@@ -180,15 +177,66 @@ impl Joined {
             if !lists.is_empty() {
                 shown.insert(query_id);
             }
-            for mut list in lists {
-                list.results.sort_by_key(|result| result.position);
-                events.push(list);
-            }
+            events.extend(lists);
         }
         counts.queries_without_impressions = self.queries.keys().filter(|id| !shown.contains(*id)).count() as u64;
         let key = |event: &SearchEvent| (event.query_timestamp, event.query_id.clone(), event.session_id.clone());
         events.sort_by_cached_key(key);
         (events, counts)
+    }
+}
+
+impl List {
+    fn begin(query_id: &str, session: &str, first: &Impression, query: String) -> Self {
+        let event = SearchEvent {
+            session_id: session.to_owned(),
+            query_id: query_id.to_owned(),
+            user_id: first.user.clone(),
+            query,
+            query_timestamp: first.at,
+            results: Vec::new(),
+            device: "unknown".into(),
+            location: "unknown".into(),
+            ranker_version: None,
+            explored: None,
+        };
+        Self { event, ordinals: Vec::new() }
+    }
+
+    fn ordinal_of(&self, document: &str) -> Option<u32> {
+        let at = self.event.results.iter().position(|result| result.document_id == document);
+        at.map(|at| self.ordinals[at])
+    }
+
+    /// Whether a later burst can show this in the same list.
+    fn fits(&self, ordinal: u32, one: &Impression) -> bool {
+        match self.ordinal_of(&one.document) {
+            Some(there) => there == ordinal,
+            None => !self.ordinals.contains(&ordinal),
+        }
+    }
+
+    fn show(&mut self, ordinal: u32, one: &Impression, counts: &mut Counts) {
+        match self.ordinal_of(&one.document) {
+            Some(there) if there == ordinal => counts.repeated_impressions += 1,
+            Some(_) => counts.documents_again += 1,
+            None => {
+                counts.shared_positions += u64::from(self.ordinals.contains(&ordinal));
+                self.ordinals.push(ordinal);
+                self.event.results.push(result(ordinal, one.document.clone()));
+            }
+        }
+    }
+
+    /// Each result at its ordinal, or at the next position behind the one before it: an application that counts 1, 1, 2 shows three.
+    fn finish(mut self) -> SearchEvent {
+        self.event.results.sort_by_key(|result| result.position);
+        let mut last = 0;
+        for result in &mut self.event.results {
+            result.position = result.position.max(last + 1);
+            last = result.position;
+        }
+        self.event
     }
 }
 

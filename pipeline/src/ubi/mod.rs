@@ -2,7 +2,8 @@
 //! rows of `ubi_queries` and `ubi_events`, joined into search events.
 //!
 //! - Impressions make the lists: what was shown, and where. A query id may show several lists one after the other (words changed,
-//!   results sorted anew); a list begins where a position or a document is taken otherwise than before.
+//!   results sorted anew); a list begins where a position or a document is taken otherwise than before. Impressions of one burst are one list:
+//!   where two of them claim a position, the later one stands behind the other.
 //! - Clicks (`click`, `item_click`), `add_to_cart` and `purchase` mark results; on a document that was not shown they are counted.
 //! - UBI knows no scores, devices or places: the score is 0, the other two are `unknown`. A user is the `user_id`, else the `client_id`.
 //!
@@ -75,6 +76,10 @@ pub struct UbiReport {
     /// Lists that replaced another one under the same query id.
     pub further_lists: u64,
     pub repeated_impressions: u64,
+    /// Impressions at a position that another document of their list had; they stand behind it.
+    pub shared_positions: u64,
+    /// Impressions of a document that stood elsewhere in the same list.
+    pub documents_again: u64,
     /// On documents that were not shown.
     pub clicks_not_shown: u64,
     pub carts_not_shown: u64,
@@ -112,6 +117,8 @@ pub async fn import(options: &UbiOptions) -> Result<UbiReport, PipelineError> {
         let message = format!("`{}` has this input already", options.lake);
         return Err(PipelineError::options(message).with_hint("import it into another lake"));
     }
+    // What a killed writer left.
+    lake.sweep().await?;
     let (query_rows, event_rows) = (joined.query_rows, joined.event_rows);
     let (events_without_query_id, naive_timestamps) = (joined.without_query_id, joined.naive);
     let other_actions = joined.others.clone();
@@ -130,6 +137,8 @@ pub async fn import(options: &UbiOptions) -> Result<UbiReport, PipelineError> {
         kept_unknown: options.keep_unknown,
         further_lists: counts.further_lists,
         repeated_impressions: counts.repeated_impressions,
+        shared_positions: counts.shared_positions,
+        documents_again: counts.documents_again,
         clicks_not_shown: counts.clicks_not_shown,
         carts_not_shown: counts.carts_not_shown,
         purchases_not_shown: counts.purchases_not_shown,
@@ -267,6 +276,14 @@ impl fmt::Display for UbiReport {
         note(self.queries_without_impressions, "queries showed nothing that was logged")?;
         note(self.further_lists, "lists replaced another one under the same query id")?;
         note(self.repeated_impressions, "impressions were logged again")?;
+        note(
+            self.shared_positions,
+            "impressions were at a position that their list had given away; they stand behind it",
+        )?;
+        note(
+            self.documents_again,
+            "impressions were of a document that stood elsewhere in the same list; the first counts",
+        )?;
         note(self.clicks_not_shown, "clicks were on results that were not shown")?;
         note(self.carts_not_shown, "results went to the cart that were not shown")?;
         note(self.purchases_not_shown, "results were purchased that were not shown")?;

@@ -3,6 +3,9 @@
 use ranking::events::Timestamp;
 use serde::{Deserialize, de::IgnoredAny};
 
+/// Beyond reason, and far from what a position in the lake can be.
+const MAX_ORDINAL: u32 = 1 << 30;
+
 /// A line.
 #[derive(Debug, PartialEq)]
 pub enum Line {
@@ -166,7 +169,7 @@ fn event(wire: Wire) -> Result<EventRow, String> {
             let ordinal = match attributes.position.and_then(|position| position.ordinal) {
                 None if what == What::Impression => return Err(missing("event_attributes.position.ordinal")),
                 None => None,
-                Some(ordinal) => Some(u32::try_from(ordinal).ok().filter(|&ordinal| ordinal < i32::MAX as u32)),
+                Some(ordinal) => Some(u32::try_from(ordinal).ok().filter(|&ordinal| ordinal <= MAX_ORDINAL)),
             };
             let ordinal = match ordinal {
                 Some(None) => {
@@ -196,8 +199,8 @@ fn event(wire: Wire) -> Result<EventRow, String> {
 fn moment(moment: Moment) -> Result<(Timestamp, bool), String> {
     let text = match moment {
         Moment::Number(millis) => {
-            let micros = millis.checked_mul(1000).ok_or_else(|| format!("{millis} is no timestamp in milliseconds"))?;
-            return Ok((Timestamp(micros), false));
+            let at = Timestamp::from_millis(millis).map_err(|error| format!("`timestamp`: {error}"))?;
+            return Ok((at, false));
         }
         Moment::Text(text) => text,
     };
@@ -221,6 +224,7 @@ mod tests {
         assert_eq!(moment(Moment::Number(1_769_860_800_250)), Ok((noon, false)));
         assert!(moment(Moment::Text("noon".into())).is_err());
         assert!(moment(Moment::Number(i64::MAX)).is_err());
+        assert!(moment(Moment::Number(1_769_860_800)).unwrap_err().contains("looks like seconds"));
     }
 
     #[test]
@@ -239,13 +243,13 @@ mod tests {
         assert_eq!((event.query_id, &*event.session, event.user.as_deref(), event.on), (None, "c", Some("c"), None));
         for (line, lack) in [
             (r#"{"action_name": "click", "query_id": "q"}"#, "without `timestamp`"),
-            (r#"{"action_name": "click", "query_id": "q", "timestamp": 1}"#, "object.object_id"),
+            (r#"{"action_name": "click", "query_id": "q", "timestamp": 1769860800250}"#, "object.object_id"),
             (
-                r#"{"action_name": "impression", "query_id": "q", "timestamp": 1, "event_attributes": {"object": {"object_id": "d"}}}"#,
+                r#"{"action_name": "impression", "query_id": "q", "timestamp": 1769860800250, "event_attributes": {"object": {"object_id": "d"}}}"#,
                 "position.ordinal",
             ),
             (
-                r#"{"action_name": "click", "timestamp": 1, "event_attributes": {"object": {"object_id": 7}, "position": {"ordinal": -1}}}"#,
+                r#"{"action_name": "click", "timestamp": 1769860800250, "event_attributes": {"object": {"object_id": 7}, "position": {"ordinal": -1}}}"#,
                 "at a position that is none",
             ),
         ] {

@@ -60,6 +60,7 @@ async fn simulate(lake: &Path, top_k: usize) {
     let mut rng = ChaCha8Rng::seed_from_u64(11);
     let lake = Lake::open(lake.to_str().unwrap()).unwrap();
     let mut writer = LakeWriter::new(&lake, LogSchema::default(), RollOptions::default(), "test");
+    let mut again = None;
     for at in 0..12_000usize {
         let query = rng.random_range(0..200usize);
         let ranked: Vec<usize> = (0..6).collect();
@@ -71,8 +72,12 @@ async fn simulate(lake: &Path, top_k: usize) {
                 result(position, *document, clicked, Some(*propensity))
             });
         let results = results.collect();
-        writer.push(&event(query, NOON + at as i64 % 2 * DAY, Some(shown.explored), results)).unwrap();
+        let event = event(query, NOON + at as i64 % 2 * DAY + at as i64, Some(shown.explored), results);
+        writer.push(&event).unwrap();
+        again = Some(event);
     }
+    // A search that the log repeats is none of its own.
+    writer.push(&again.unwrap()).unwrap();
     writer.commit("0001", serde_json::Value::Null).await.unwrap();
 }
 

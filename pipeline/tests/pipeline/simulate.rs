@@ -254,7 +254,11 @@ fn deeper_grades_hold_their_readers_longer_and_sell_more() {
 fn lake_tables_and_truth_agree_with_each_other() {
     let home = tempfile::tempdir().unwrap();
     let options = to_lake(home.path(), small());
+    let left = home.path().join(format!("lake/click_logs/date={}/.partial-killed", options.from));
+    fs::create_dir_all(left.parent().unwrap()).unwrap();
+    fs::write(&left, "half").unwrap();
     let report = run(&options);
+    assert!(!left.exists(), "what a killed writer left is swept");
     assert_eq!((report.events, report.impressions, report.dates.len()), (3000, 30_000, 3));
     let clicks: u64 = report.positions.iter().map(|at| at.clicked).sum();
     assert!(

@@ -1,6 +1,7 @@
 //! OpenSearch UBI: lists from impressions, what cannot be joined is counted, bad lines have their place.
 
 use std::{
+    collections::HashSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -26,15 +27,28 @@ fn options(home: &Path, inputs: Vec<PathBuf>) -> UbiOptions {
 type Row = (String, i64, Vec<(i32, String, bool, Option<f64>, bool, bool)>);
 
 fn events(home: &Path) -> Vec<Row> {
+    batches(home).iter().flat_map(rows_of).collect()
+}
+
+fn batches(home: &Path) -> Vec<RecordBatch> {
     let lake = Lake::open(home.join("lake").to_str().unwrap()).unwrap();
     let all = chrono::NaiveDate::MIN..=chrono::NaiveDate::MAX;
     let files = tokio::runtime::Runtime::new().unwrap().block_on(lake.files(all)).unwrap();
-    files.iter().flat_map(|file| rows(&Path::new("/").join(file.path.as_ref()))).collect()
+    let read = |path: &Path| ParquetRecordBatchReaderBuilder::try_new(fs::File::open(path).unwrap()).unwrap();
+    let readers = files.iter().map(|file| read(&Path::new("/").join(file.path.as_ref())).build().unwrap());
+    readers.flatten().map(Result::unwrap).collect()
 }
 
-fn rows(path: &Path) -> Vec<Row> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(fs::File::open(path).unwrap()).unwrap().build().unwrap();
-    reader.map(Result::unwrap).flat_map(|batch| rows_of(&batch)).collect()
+/// What tells searches apart: session, query and time.
+fn searches(home: &Path) -> Vec<(String, String, i64)> {
+    let of_batch = |batch: &RecordBatch| -> Vec<(String, String, i64)> {
+        let text = |name: &str| batch.column_by_name(name).unwrap().as_string::<i32>().clone();
+        let (sessions, queries) = (text("session_id"), text("query_id"));
+        let moments = batch.column_by_name("query_timestamp").unwrap().as_primitive::<TimestampMicrosecondType>();
+        let search = |at: usize| (sessions.value(at).to_owned(), queries.value(at).to_owned(), moments.value(at));
+        (0..batch.num_rows()).map(search).collect()
+    };
+    batches(home).iter().flat_map(of_batch).collect()
 }
 
 fn rows_of(batch: &RecordBatch) -> Vec<Row> {
@@ -139,6 +153,37 @@ fn a_position_that_shows_another_document_begins_another_list() {
 }
 
 #[test]
+fn impressions_of_one_burst_are_one_list_even_where_two_claim_a_position() {
+    let home = tempfile::tempdir().unwrap();
+    let input = home.path().join("ubi.ndjson");
+    let lines = [
+        query("q", "shoes"),
+        event("q", "impression", 1, "a", 1),
+        event("q", "impression", 1, "b", 1),
+        event("q", "impression", 1, "c", 2),
+        event("q", "impression", 1, "c", 5),
+        event("q", "click", 3, "b", 1),
+        // The rest of the list, after scrolling; then the list anew.
+        event("q", "impression", 9, "d", 3),
+        event("q", "impression", 9, "a", 1),
+        event("q", "impression", 20, "d", 1),
+    ];
+    fs::write(&input, lines.concat()).unwrap();
+    let report = run(&options(home.path(), vec![input])).unwrap();
+    assert_eq!((report.events, report.further_lists, report.clicks, report.clicks_not_shown), (2, 1, 1, 0));
+    assert_eq!((report.shared_positions, report.documents_again, report.repeated_impressions), (1, 1, 1));
+    assert!(report.to_string().contains("note    1 impressions were at a position"), "{report}");
+    let row = |position, document: &str, clicked| (position, document.to_owned(), clicked);
+    let first = vec![row(1, "a", false), row(2, "b", true), row(3, "c", false), row(4, "d", false)];
+    let expected = [(1_000_000, first), (20_000_000, vec![row(1, "d", false)])];
+    let lists = events(home.path()).into_iter().map(|(_, at, results)| {
+        let results = results.into_iter().map(|(position, document, clicked, ..)| (position, document, clicked));
+        (at - NOON, results.collect())
+    });
+    assert_eq!(lists.collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn lists_of_unknown_queries_are_left_out_or_kept_as_asked() {
     let home = tempfile::tempdir().unwrap();
     let input = home.path().join("ubi.ndjson");
@@ -195,13 +240,15 @@ fn the_public_sample_imports_and_says_how_many_queries_are_unknown() {
     assert!(text.contains("481 of 765 query ids of the events have no query row"), "{text}");
     assert_eq!((report.query_rows, report.queries, report.event_rows, report.bad_lines), (473, 284, 3448, 0));
     // Counted by an independent script. One application logs no impression for 28 of its queries, and 67 of unknown ones.
-    assert_eq!((report.queries_without_impressions, report.unknown_lists), (28, 7));
-    assert_eq!(
-        (report.events, report.further_lists, report.impressions, report.repeated_impressions),
-        (288, 32, 1932, 0)
-    );
+    assert_eq!((report.queries_without_impressions, report.unknown_lists), (28, 6));
+    assert_eq!((report.events, report.further_lists, report.impressions), (264, 8, 1932));
+    // One application counts 1, 1, 2, …
+    assert_eq!((report.shared_positions, report.documents_again, report.repeated_impressions), (25, 0, 0));
     assert_eq!((report.clicks, report.carts, report.purchases), (164, 104, 0));
     assert_eq!((report.clicks_not_shown, report.carts_not_shown, report.purchases_not_shown), (41, 41, 0));
     assert_eq!(report.positions_from_zero, ["esci_ubi_sample"]);
     assert_eq!(events(home.path()).len() as u64, report.events);
+    let searches = searches(home.path());
+    let different: HashSet<_> = searches.iter().collect();
+    assert_eq!((searches.len(), different.len()), (264, 264), "no two lists are one search");
 }

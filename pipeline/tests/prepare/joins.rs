@@ -70,6 +70,72 @@ fn a_search_that_the_log_repeats_counts_once() {
 }
 
 #[test]
+fn of_the_copies_of_a_search_the_one_with_which_most_was_done_counts_wherever_it_lies() {
+    let (world, mut events) = (World::new(), events(30));
+    for event in &mut events {
+        event.results.iter_mut().for_each(|result| (result.purchased, result.added_to_cart) = (false, false));
+    }
+    let mut before = events.clone();
+    for event in &mut before {
+        event.results.iter_mut().for_each(|result| (result.clicked, result.dwell_time_seconds) = (false, None));
+    }
+    let (first, second) = events.split_at(15);
+    let (first_before, second_before) = before.split_at(15);
+    world.log("1", &LogSchema::default(), &[first, second_before].concat());
+    world.log("2", &LogSchema::default(), &[second, first_before].concat());
+    let mut options = world.options(&[document_table(&world)], &["doc_quality"]);
+    let clicks = events.iter().flat_map(|event| &event.results).filter(|result| result.clicked).count();
+    options.labels.kind = ranking::labels::LabelKind::Binary;
+    for joins in [JoinChoice::Streamed, JoinChoice::Sorted] {
+        options.joins = joins;
+        let (report, rows) = world.prepare(&options).unwrap();
+        assert_eq!(report.repeated_events, 30);
+        assert_eq!(rows.iter().filter(|row| row.label == 1.0).count(), clicks, "{joins:?}");
+    }
+}
+
+#[test]
+fn the_same_command_gives_the_same_files() {
+    let (world, events) = (World::new(), events(200));
+    for (at, part) in events.chunks(17).enumerate() {
+        world.log(&at.to_string(), &LogSchema::default(), part);
+    }
+    let options = world.options(&[document_table(&world), query_table(&world)], &["doc_quality", "query_length"]);
+    let files = || {
+        let (_, rows) = world.prepare(&options).unwrap();
+        let mut files: Vec<(std::ffi::OsString, Vec<u8>)> = std::fs::read_dir(&options.output.path)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "parquet"))
+            .map(|entry| (entry.file_name(), std::fs::read(entry.path()).unwrap()))
+            .collect();
+        files.sort();
+        (rows, files)
+    };
+    let first = files();
+    for _ in 0..5 {
+        assert!(files() == first, "another run gave other files");
+    }
+}
+
+#[test]
+fn what_a_path_is_named_makes_no_difference() {
+    let (world, events) = (World::new(), events(20));
+    world.log("1", &LogSchema::default(), &events);
+    let plain = document_table(&world);
+    let mut options = world.options(&[plain], &["doc_quality"]);
+    let (_, expected) = world.prepare(&options).unwrap();
+    for name in ["a#b", "a?b", "a%20b", "a b", "ä[1]*"] {
+        let file = world.path(&format!("{name}.parquet"));
+        std::fs::copy(world.path("documents.parquet"), file).unwrap();
+        options.tables.insert(Key::Document, world.text(&format!("{name}.parquet")));
+        let (report, rows) = world.prepare(&options).unwrap();
+        assert_eq!(report.tables[0].unmatched_rows, 0, "{name}");
+        assert_eq!(rows, expected, "{name}");
+    }
+}
+
+#[test]
 fn keys_that_no_table_has_are_counted() {
     let (world, events) = (World::new(), events(20));
     world.log("1", &LogSchema::default(), &events);

@@ -1,5 +1,6 @@
 //! What cannot be prepared: the message names it, nothing is published.
 
+use pipeline::prepare::TimePart;
 use ranking::events::LogSchema;
 
 use super::*;
@@ -95,4 +96,47 @@ fn an_output_that_exists_is_left_alone() {
     options.output.overwrite = false;
     let error = prepare(&options, &|_| {}).unwrap_err();
     assert!(error.to_string().contains("exists and is not empty"), "{error}");
+}
+
+#[test]
+fn a_valid_from_that_is_a_number_is_refused() {
+    let world = world();
+    let ids: Vec<String> = (1..=13).map(|n| format!("d{n}")).collect();
+    let seconds: ArrayRef = Arc::new(arrow::array::Int64Array::from(vec![1_767_225_600i64; 13]));
+    let columns = vec![("document_id", texts(&ids)), ("valid_from", seconds), ("doc_quality", floats(&[1.0; 13]))];
+    let table = world.table("documents", columns);
+    let said = world.refused(&world.options(&[(Key::Document, table)], &["doc_quality"]));
+    assert!(said.contains("`valid_from` is Int64, not a timestamp"), "{said}");
+}
+
+#[test]
+fn a_part_by_time_is_named_like_a_folder() {
+    let world = world();
+    let mut options = world.options(&[document_table(&world)], &["doc_quality"]);
+    let at = |text: &str| Some(text.parse().unwrap());
+    for name in ["../evil", "", "shard-1", "/tmp/x", "later"] {
+        let parts = [(name, None), ("later", at("2026-01-10T00:00:00Z"))];
+        options.split = SplitBy::Time(parts.map(|(name, from)| TimePart::new(name, from)).into());
+        let said = world.refused(&options);
+        assert!(said.contains("cannot be named") || said.contains("appears twice"), "{said}");
+    }
+}
+
+#[test]
+fn an_event_that_our_writers_would_not_have_written_is_named() {
+    let schema = LogSchema::default();
+    let shown = |positions: &[(u32, &str)]| positions.iter().map(|(at, document)| result(*at, document)).collect();
+    let bad: [(Vec<ResultImpression>, &str); 3] = [
+        (shown(&[(0, "d1"), (1, "d2")]), "position 0, and positions count from 1"),
+        (shown(&[(1, "d1"), (1, "d2")]), "two results are at position 1"),
+        (shown(&[(1, "d1"), (2, "d1")]), "document `d1` is shown twice"),
+    ];
+    for (results, words) in bad {
+        let world = world();
+        world.log("2", &schema, &[event(900, "q1", 3, results)]);
+        // Somebody else's, then: without commits.
+        std::fs::remove_dir_all(world.path("lake/click_logs/_commits")).unwrap();
+        let said = world.refused(&world.options(&[document_table(&world)], &["doc_quality"]));
+        assert!(said.contains(words) && said.contains("session `s900`"), "{said}");
+    }
 }

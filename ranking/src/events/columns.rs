@@ -17,14 +17,42 @@ pub struct LogSchema {
     features: Vec<String>,
 }
 
+/// A name that no logged feature can have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadFeature {
+    #[error("`{0}` cannot be a logged feature: every result has a field of that name")]
+    Own(String),
+    #[error("the logged feature `{0}` is named twice")]
+    Twice(String),
+    #[error("a logged feature has no name")]
+    Nameless,
+}
+
 impl LogSchema {
-    /// With these further columns of a result, as nullable float32.
+    /// With these further columns of a result, as nullable float32; where the names come from a person, [`check`](Self::check) them.
     pub fn with_features<S: Into<String>>(features: impl IntoIterator<Item = S>) -> Self {
         Self { features: features.into_iter().map(Into::into).collect() }
     }
 
     pub fn features(&self) -> &[String] {
         &self.features
+    }
+
+    /// Whether each feature has a name of its own.
+    pub fn check(&self) -> Result<(), BadFeature> {
+        let own = Self::default().result();
+        for (at, name) in self.features.iter().enumerate() {
+            if name.is_empty() {
+                return Err(BadFeature::Nameless);
+            }
+            if own.find(name).is_some() {
+                return Err(BadFeature::Own(name.clone()));
+            }
+            if self.features[..at].contains(name) {
+                return Err(BadFeature::Twice(name.clone()));
+            }
+        }
+        Ok(())
     }
 
     /// One row an event.
@@ -237,6 +265,16 @@ mod tests {
             ranker_version: None,
             explored: None,
         }
+    }
+
+    #[test]
+    fn a_feature_needs_a_name_of_its_own() {
+        let check = |names: &[&str]| LogSchema::with_features(names.iter().copied()).check();
+        assert_eq!(check(&["bm25_score", "price"]), Ok(()));
+        assert_eq!(check(&["price", "clicked"]), Err(BadFeature::Own("clicked".into())));
+        assert_eq!(check(&["position"]), Err(BadFeature::Own("position".into())));
+        assert_eq!(check(&["price", "bm25_score", "price"]), Err(BadFeature::Twice("price".into())));
+        assert_eq!(check(&["price", ""]), Err(BadFeature::Nameless));
     }
 
     #[test]

@@ -22,13 +22,15 @@ pub struct Parsed {
 /// Why a message is no search event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// The text is serde_json's: it names the field, and where in the message.
+    /// The text names the field, as far as the JSON is whole there, and the place in the message.
     #[error("{0}")]
     Json(String),
     #[error("`results` is empty: an event without a result teaches nothing")]
     NoResults,
     #[error("results[{result}].position: positions count from 1, not from 0")]
     PositionZero { result: usize },
+    #[error("results[{result}].position: {position} is too large, positions go up to {}", i32::MAX)]
+    PositionTooLarge { result: usize, position: u32 },
     #[error("results[{result}].position: {position} appears twice")]
     PositionAgain { result: usize, position: u32 },
     #[error("results[{result}].document_id: `{document}` appears twice")]
@@ -63,6 +65,10 @@ pub fn view<'a>(json: &'a [u8], schema: &LogSchema) -> Result<(EventView<'a>, u3
 fn check(result: &ResultView<'_>, at: usize) -> Result<(), Malformed> {
     if result.position == 0 {
         return Err(Malformed::PositionZero { result: at });
+    }
+    // The lake's column is as wide as Arrow's and Spark's integers.
+    if i32::try_from(result.position).is_err() {
+        return Err(Malformed::PositionTooLarge { result: at, position: result.position });
     }
     if let Some(value) = result.dwell_time_seconds.filter(|dwell| !(dwell.is_finite() && *dwell >= 0.0)) {
         return Err(Malformed::Dwell { result: at, value: value.to_string() });
@@ -181,16 +187,16 @@ impl<'de> Visitor<'de> for Event<'_> {
         let (mut results, mut features, mut naive) = (None, Vec::new(), 0);
         while let Some(field) = map.next_key()? {
             match field {
-                EventField::Session => once(&mut session_id, "session_id", &mut map)?,
-                EventField::QueryId => once(&mut query_id, "query_id", &mut map)?,
-                EventField::User => once(&mut user_id, "user_id", &mut map)?,
-                EventField::Query => once(&mut query, "query", &mut map)?,
-                EventField::Timestamp => once(&mut query_timestamp, "query_timestamp", &mut map)?,
-                EventField::Device => once(&mut device, "device", &mut map)?,
-                EventField::Location => once(&mut location, "location", &mut map)?,
-                EventField::Ranker => once(&mut ranker_version, "ranker_version", &mut map)?,
-                EventField::Explored => once(&mut explored, "explored", &mut map)?,
-                EventField::Results if results.is_some() => return Err(de::Error::duplicate_field("results")),
+                EventField::Session => Place(None, "session_id").once(&mut session_id, &mut map)?,
+                EventField::QueryId => Place(None, "query_id").once(&mut query_id, &mut map)?,
+                EventField::User => Place(None, "user_id").once(&mut user_id, &mut map)?,
+                EventField::Query => Place(None, "query").once(&mut query, &mut map)?,
+                EventField::Timestamp => Place(None, "query_timestamp").once(&mut query_timestamp, &mut map)?,
+                EventField::Device => Place(None, "device").once(&mut device, &mut map)?,
+                EventField::Location => Place(None, "location").once(&mut location, &mut map)?,
+                EventField::Ranker => Place(None, "ranker_version").once(&mut ranker_version, &mut map)?,
+                EventField::Explored => Place(None, "explored").once(&mut explored, &mut map)?,
+                EventField::Results if results.is_some() => return Err(Place(None, "results").twice()),
                 EventField::Results => {
                     let seed = Results { schema: self.0, features: &mut features, naive: &mut naive };
                     results = Some(map.next_value_seed(seed)?);
@@ -198,18 +204,19 @@ impl<'de> Visitor<'de> for Event<'_> {
                 EventField::Other => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-        let time = query_timestamp.ok_or_else(|| de::Error::missing_field("query_timestamp"))?;
+        let text = |field, text: Option<Text<'de>>| Place(None, field).there(text).map(|text| text.0);
+        let time = Place(None, "query_timestamp").there(query_timestamp)?;
         naive += u32::from(time.naive);
         let event = EventView {
-            session_id: there(session_id, "session_id")?,
-            query_id: there(query_id, "query_id")?,
+            session_id: text("session_id", session_id)?,
+            query_id: text("query_id", query_id)?,
             user_id: user_id.flatten().map(|text| text.0),
-            query: there(query, "query")?,
+            query: text("query", query)?,
             query_timestamp: time.at,
-            results: results.ok_or_else(|| de::Error::missing_field("results"))?,
+            results: Place(None, "results").there(results)?,
             features,
-            device: there(device, "device")?,
-            location: there(location, "location")?,
+            device: text("device", device)?,
+            location: text("location", location)?,
             ranker_version: ranker_version.flatten().map(|text| text.0),
             explored: explored.flatten(),
         };
@@ -217,21 +224,53 @@ impl<'de> Visitor<'de> for Event<'_> {
     }
 }
 
-/// Reads a field's value into its slot, which must be empty.
-fn once<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
-    slot: &mut Option<T>,
-    name: &'static str,
-    map: &mut A,
-) -> Result<(), A::Error> {
-    if slot.is_some() {
-        return Err(de::Error::duplicate_field(name));
+/// A field of the event or of one of its results, for errors.
+#[derive(Clone, Copy)]
+struct Place<'a>(Option<usize>, &'a str);
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self(None, field) => f.write_str(field),
+            Self(Some(result), field) => write!(f, "results[{result}].{field}"),
+        }
     }
-    *slot = Some(map.next_value()?);
-    Ok(())
 }
 
-fn there<'de, E: de::Error>(text: Option<Text<'de>>, name: &'static str) -> Result<Cow<'de, str>, E> {
-    text.map(|text| text.0).ok_or_else(|| E::missing_field(name))
+impl Place<'_> {
+    #[cold]
+    fn twice<E: de::Error>(self) -> E {
+        E::custom(format_args!("{self}: given twice"))
+    }
+
+    #[cold]
+    fn missing<E: de::Error>(self) -> E {
+        E::custom(format_args!("{self}: missing"))
+    }
+
+    /// serde_json finds line and column again at the end of a text that it wrote.
+    #[cold]
+    fn wrong<E: de::Error>(self, error: &E) -> E {
+        E::custom(format_args!("{self}: {error}"))
+    }
+
+    /// Reads the field's value into its slot, which must be empty.
+    fn once<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
+        self,
+        slot: &mut Option<T>,
+        map: &mut A,
+    ) -> Result<(), A::Error> {
+        if slot.is_some() {
+            return Err(self.twice());
+        }
+        *slot = Some(map.next_value().map_err(|error| self.wrong(&error))?);
+        Ok(())
+    }
+
+    /// A value that must have been given.
+    fn there<T, E: de::Error>(self, value: Option<T>) -> Result<T, E> {
+        value.ok_or_else(|| self.missing())
+    }
 }
 
 /// The list of results, and what is gathered of them beside it.
@@ -253,7 +292,7 @@ impl<'de> Visitor<'de> for Results<'_> {
     type Value = Vec<ResultView<'de>>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of results")
+        f.write_str("a list in `results`")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
@@ -262,7 +301,8 @@ impl<'de> Visitor<'de> for Results<'_> {
         loop {
             let begin = self.features.len();
             self.features.resize(begin + width, None);
-            let seed = OneResult { schema: self.schema, features: &mut self.features[begin..], naive: self.naive };
+            let features = &mut self.features[begin..];
+            let seed = OneResult { at: results.len(), schema: self.schema, features, naive: self.naive };
             match seq.next_element_seed(seed)? {
                 Some(result) => results.push(result),
                 None => {
@@ -326,6 +366,7 @@ impl Visitor<'_> for ResultName<'_> {
 }
 
 struct OneResult<'s> {
+    at: usize,
     schema: &'s LogSchema,
     features: &'s mut [Option<f32>],
     naive: &'s mut u32,
@@ -343,40 +384,49 @@ impl<'de> Visitor<'de> for OneResult<'_> {
     type Value = ResultView<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a result")
+        write!(f, "an object in `results[{}]`", self.at)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let place = |field| Place(Some(self.at), field);
         let (mut position, mut document_id, mut score, mut clicked) = (None, None::<Text<'de>>, None, None);
-        let (mut click_timestamp, mut dwell_time_seconds, mut propensity) = (None::<Time>, None, None);
-        let (mut added_to_cart, mut purchased) = (None, None);
+        let (mut click_timestamp, mut dwell_time_seconds) = (None::<Option<Time>>, None::<Option<f64>>);
+        let (mut added_to_cart, mut purchased, mut propensity) = (None, None, None::<Option<f64>>);
         while let Some(field) = map.next_key_seed(ResultName(self.schema))? {
             match field {
-                ResultField::Position => position = Some(map.next_value()?),
-                ResultField::Document => document_id = Some(map.next_value()?),
-                ResultField::Score => score = Some(map.next_value()?),
-                ResultField::Clicked => clicked = Some(map.next_value()?),
-                ResultField::ClickTimestamp => click_timestamp = map.next_value()?,
-                ResultField::Dwell => dwell_time_seconds = map.next_value()?,
-                ResultField::Cart => added_to_cart = Some(map.next_value()?),
-                ResultField::Purchased => purchased = Some(map.next_value()?),
-                ResultField::Propensity => propensity = map.next_value()?,
-                ResultField::Feature(at) => self.features[at] = map.next_value::<Number>()?.0,
+                ResultField::Position => place("position").once(&mut position, &mut map)?,
+                ResultField::Document => place("document_id").once(&mut document_id, &mut map)?,
+                ResultField::Score => place("score").once(&mut score, &mut map)?,
+                ResultField::Clicked => place("clicked").once(&mut clicked, &mut map)?,
+                ResultField::ClickTimestamp => place("click_timestamp").once(&mut click_timestamp, &mut map)?,
+                ResultField::Dwell => place("dwell_time_seconds").once(&mut dwell_time_seconds, &mut map)?,
+                ResultField::Cart => place("added_to_cart").once(&mut added_to_cart, &mut map)?,
+                ResultField::Purchased => place("purchased").once(&mut purchased, &mut map)?,
+                ResultField::Propensity => place("propensity").once(&mut propensity, &mut map)?,
+                ResultField::Feature(at) => {
+                    let mut number = self.features[at].map(|value| Number(Some(value)));
+                    Place(Some(self.at), &self.schema.features()[at]).once(&mut number, &mut map)?;
+                    // JSON has no NaN: it stands for what was given and is no number, until the result ends.
+                    self.features[at] = number.and_then(|number| number.0).or(Some(f32::NAN));
+                }
                 ResultField::Other => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-        let missing = de::Error::missing_field;
+        for value in self.features {
+            *value = value.filter(|value| !value.is_nan());
+        }
+        let click_timestamp = click_timestamp.flatten();
         *self.naive += u32::from(click_timestamp.is_some_and(|time| time.naive));
         Ok(ResultView {
-            position: position.ok_or_else(|| missing("position"))?,
-            document_id: there(document_id, "document_id")?,
-            score: score.ok_or_else(|| missing("score"))?,
-            clicked: clicked.ok_or_else(|| missing("clicked"))?,
+            position: place("position").there(position)?,
+            document_id: place("document_id").there(document_id)?.0,
+            score: place("score").there(score)?,
+            clicked: place("clicked").there(clicked)?,
             click_timestamp: click_timestamp.map(|time| time.at),
-            dwell_time_seconds,
-            added_to_cart: added_to_cart.ok_or_else(|| missing("added_to_cart"))?,
-            purchased: purchased.ok_or_else(|| missing("purchased"))?,
-            propensity,
+            dwell_time_seconds: dwell_time_seconds.flatten(),
+            added_to_cart: place("added_to_cart").there(added_to_cart)?,
+            purchased: place("purchased").there(purchased)?,
+            propensity: propensity.flatten(),
         })
     }
 }
@@ -482,8 +532,7 @@ impl<'de> Deserialize<'de> for Time {
             }
 
             fn visit_i64<E: de::Error>(self, milliseconds: i64) -> Result<Time, E> {
-                let at = milliseconds.checked_mul(1000).map(Timestamp);
-                let at = at.ok_or_else(|| E::custom(format!("{milliseconds} ms lies beyond all dates")))?;
+                let at = Timestamp::from_millis(milliseconds).map_err(E::custom)?;
                 Ok(Time { at, naive: false })
             }
 
@@ -567,19 +616,68 @@ mod tests {
 
     #[test]
     fn a_field_that_comes_twice_is_refused() {
-        let json = serde_json::to_string(&event()).unwrap().replacen('{', "{\"device\": \"tv\", ", 1);
-        let error = parse(json.as_bytes(), &LogSchema::default()).unwrap_err();
-        assert!(error.to_string().starts_with("duplicate field `device`"), "{error}");
+        let refused = |after: &str, field: &str| {
+            let json = serde_json::to_string(&event()).unwrap().replacen(after, &format!("{after}{field}"), 1);
+            parse(json.as_bytes(), &LogSchema::with_features(["bm25_score"])).unwrap_err().to_string()
+        };
+        let of_event = refused("{", r#""device": "tv", "#);
+        assert!(of_event.starts_with("device: given twice at line 1"), "{of_event}");
+        for field in [r#""clicked": true"#, r#""click_timestamp": null"#, r#""bm25_score": "none""#, r#""score": 1"#] {
+            let error = refused(r#""results":[{"#, &format!("{field}, "));
+            let name = field.split('"').nth(1).unwrap();
+            assert!(error.starts_with(&format!("results[0].{name}: given twice at line 1")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_value_of_a_wrong_type_is_refused_with_its_field_and_its_place_in_the_message() {
+        let refused = |pointer: &str, value: Value| {
+            let mut event = event();
+            *event.pointer_mut(pointer).unwrap() = value;
+            read(&event).unwrap_err().to_string()
+        };
+        for (pointer, value, expected) in [
+            ("/results/1/clicked", Value::Null, "results[1].clicked: invalid type: null, expected a boolean at line 1"),
+            (
+                "/results/0/position",
+                json!(-1),
+                "results[0].position: invalid value: integer `-1`, expected u32 at line 1",
+            ),
+            ("/results/0/click_timestamp", json!("noon"), "results[0].click_timestamp: `noon` is not a timestamp"),
+            ("/results/1", json!(5), "invalid type: integer `5`, expected an object in `results[1]` at line 1"),
+            ("/results", json!("none"), "invalid type: string \"none\", expected a list in `results` at line 1"),
+            ("/device", json!(7), "device: invalid type: integer `7`, expected a string at line 1"),
+        ] {
+            let error = refused(pointer, value);
+            assert!(error.starts_with(expected), "{error}");
+            assert_eq!(error.matches(" at line ").count(), 1, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_a_time_in_milliseconds_and_what_looks_like_seconds_is_refused() {
+        let mut event = event();
+        event["query_timestamp"] = json!(1_769_860_800_250_i64);
+        assert_eq!(read(&event).unwrap().event.query_timestamp, Timestamp(1_769_860_800_250_000));
+        let error = refused("/query_timestamp", json!(1_769_860_800));
+        assert!(
+            error.starts_with("query_timestamp: 1769860800 looks like seconds: write milliseconds since 1970"),
+            "{error}"
+        );
     }
 
     #[test]
     fn each_refusal_names_its_field() {
-        assert!(refused("/query_id", Value::Null).starts_with("missing field `query_id`"));
-        assert!(refused("/results/0/score", Value::Null).starts_with("missing field `score`"));
-        assert!(refused("/query_timestamp", json!("noon")).starts_with("`noon` is not a timestamp"));
+        assert!(refused("/query_id", Value::Null).starts_with("query_id: missing at line 1"));
+        assert!(refused("/results/0/score", Value::Null).starts_with("results[0].score: missing at line 1"));
+        assert!(refused("/query_timestamp", json!("noon")).starts_with("query_timestamp: `noon` is not a timestamp"));
         assert_eq!(refused("/results", json!([])), "`results` is empty: an event without a result teaches nothing");
         assert_eq!(refused("/results/1/position", json!(0)), "results[1].position: positions count from 1, not from 0");
         assert_eq!(refused("/results/1/position", json!(1)), "results[1].position: 1 appears twice");
+        assert_eq!(
+            refused("/results/1/position", json!(2_147_483_648_u32)),
+            "results[1].position: 2147483648 is too large, positions go up to 2147483647"
+        );
         assert_eq!(refused("/results/1/document_id", json!("d1")), "results[1].document_id: `d1` appears twice");
         assert_eq!(
             refused("/results/0/dwell_time_seconds", json!(-1)),

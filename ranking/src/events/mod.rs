@@ -12,9 +12,9 @@ mod view;
 use serde::Serialize;
 
 pub use self::{
-    columns::{EventColumns, LogSchema},
+    columns::{BadFeature, EventColumns, LogSchema},
     json::{Malformed, Parsed, parse, view},
-    timestamp::{NotATimestamp, Timestamp},
+    timestamp::{NotATimestamp, NotMilliseconds, Timestamp},
     view::{EventView, ResultView},
 };
 
@@ -43,7 +43,7 @@ pub struct SearchEvent {
 /// One result as it was shown, and what came of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ResultImpression {
-    /// From 1; no two results of an event share one.
+    /// From 1 to what an `i32` holds; no two results of an event share one.
     pub position: u32,
     pub document_id: String,
     /// The ranker's; finite.

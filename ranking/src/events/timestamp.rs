@@ -14,7 +14,27 @@ pub struct Timestamp(pub i64);
 #[error("`{0}` is not a timestamp: write 2026-01-31T23:59:59.250Z, or milliseconds since 1970 as a number")]
 pub struct NotATimestamp(pub String);
 
+/// A number that is no moment in milliseconds.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotMilliseconds {
+    #[error("{0} looks like seconds: write milliseconds since 1970, or RFC 3339")]
+    Seconds(i64),
+    #[error("{0} ms lies beyond all dates")]
+    Beyond(i64),
+}
+
+/// In milliseconds these are moments until March 1973, in seconds until the year 5138.
+const SECONDS: u64 = 100_000_000_000;
+
 impl Timestamp {
+    /// Of milliseconds since 1970. No log is as old as a number of seconds would make it.
+    pub fn from_millis(millis: i64) -> Result<Self, NotMilliseconds> {
+        if millis.unsigned_abs() < SECONDS {
+            return Err(NotMilliseconds::Seconds(millis));
+        }
+        millis.checked_mul(1000).map(Self).ok_or(NotMilliseconds::Beyond(millis))
+    }
+
     /// Reads RFC 3339, and ISO 8601 without a zone, which is taken as UTC; the flag says that it had none.
     pub fn read(text: &str) -> Result<(Self, bool), NotATimestamp> {
         if let Some(found) = read_common(text.as_bytes()) {
@@ -131,6 +151,16 @@ mod tests {
         assert_eq!(Timestamp::read("2026-01-31T12:00:00"), Ok((noon, true)));
         assert_eq!(Timestamp::read("2026-01-31 12:00:00.5"), Ok((Timestamp(noon.0 + 500_000), true)));
         assert!(Timestamp::read("yesterday").is_err());
+    }
+
+    #[test]
+    fn milliseconds_are_told_from_seconds() {
+        assert_eq!(Timestamp::from_millis(1_769_860_800_250), Ok(Timestamp(1_769_860_800_250_000)));
+        assert_eq!(Timestamp::from_millis(100_000_000_000).map(Timestamp::date).unwrap().to_string(), "1973-03-03");
+        for seconds in [1_769_860_800, 99_999_999_999, 0, -1] {
+            assert_eq!(Timestamp::from_millis(seconds), Err(NotMilliseconds::Seconds(seconds)));
+        }
+        assert_eq!(Timestamp::from_millis(i64::MAX), Err(NotMilliseconds::Beyond(i64::MAX)));
     }
 
     #[test]

@@ -52,16 +52,16 @@ fn naive_and_debiased(seed: u64) -> (f64, f64) {
     let days = ["--from", "2026-01-01", "--to", "2026-01-02"];
     let estimate = ["propensity", "estimate", "--logs", "lake", "--method", "randomized", "--out", "propensities.json"];
     sandbox.lockstep(&[&estimate[..], &days].concat()).ok();
-    for (out, weights) in [("naive", "none"), ("debiased", "ipw-clicks")] {
-        let prepare = ["prepare", "--logs", "lake", "--labels", "binary", "--propensities", "propensities.json"];
+    let debiased = ["--weights", "ipw-clicks", "--propensities", "propensities.json"];
+    for (out, weights) in [("naive", &[][..]), ("debiased", &debiased)] {
+        let prepare = ["prepare", "--logs", "lake", "--labels", "binary"];
         let tables = [
             ["--query-features", "world/query_features"],
             ["--document-features", "world/document_features"],
             ["--pair-features", "world/pair_features"],
             ["--user-features", "world/user_features"],
         ];
-        let out = ["--weights", weights, "--out", out];
-        sandbox.lockstep(&[&prepare[..], tables.as_flattened(), &days, &out].concat()).ok();
+        sandbox.lockstep(&[&prepare[..], tables.as_flattened(), &days, weights, &["--out", out]].concat()).ok();
     }
     sandbox.write("run.toml", RUN);
     super::train(&sandbox, &[]).ok();

@@ -140,6 +140,7 @@ impl Shard {
                 let place = at.map_or_else(String::new, |row| format!("{}: ", place(columns, row)));
                 ShardError::Refused(format!("{place}column `{column}`: {value} {refused}"))
             }
+            WriteError::Null { column, .. } => ShardError::Refused(format!("`{column}` is null in a row of the log")),
             WriteError::Scattered { id, .. } => {
                 ShardError::Refused(format!("list `{id}` comes again after other lists"))
             }
