@@ -36,7 +36,7 @@ workers = 2
 "#;
 
 fn ndcg(sandbox: &Sandbox, run: &str) -> f64 {
-    let manifest = fs::read(sandbox.path(&format!("checkpoints/{run}/latest/manifest.json"))).unwrap();
+    let manifest = fs::read(sandbox.path(format!("checkpoints/{run}/latest/manifest.json"))).unwrap();
     let manifest: Value = serde_json::from_slice(&manifest).unwrap();
     let metrics = manifest["metrics"].as_array().unwrap();
     metrics.iter().find(|metric| metric["name"] == "ndcg@10").unwrap()["value"].as_f64().unwrap()

@@ -85,7 +85,7 @@ impl World {
             }));
         }
         let event = json!({
-            "session_id": format!("s{n}"), "query_id": format!("q{}", n % 1009), "user_id": (n % 2 == 0).then(|| format!("u{}", n % 50)),
+            "session_id": format!("s{n}"), "query_id": format!("q{}", n % 1009), "user_id": n.is_multiple_of(2).then(|| format!("u{}", n % 50)),
             "query": format!("red shoes {n}"), "query_timestamp": time(at), "results": results, "device": "phone", "location": "DE",
         });
         self.events.push(content);
