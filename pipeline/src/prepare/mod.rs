@@ -246,9 +246,6 @@ impl Preparation<'_> {
         for table in plans.tables.iter().chain(plans.judgments) {
             refuse_repeated_keys(&ingredients, table).await?;
         }
-        if plans.log.is_some_and(|log| log.is_foreign) {
-            refuse_faults(&ingredients).await?;
-        }
         let (events, queries) = totals(&ingredients).await?;
         let (repeated, repeated_events) = match plans.log {
             Some(_) => repeated(&ingredients).await?,
@@ -385,6 +382,12 @@ impl From<PipelineError> for Failure {
 
 impl From<DataFusionError> for Failure {
     fn from(error: DataFusionError) -> Self {
+        if let Some(words) = faults::Fault::words(&error) {
+            return Self::Other(
+                PipelineError::data(words)
+                    .with_hint("this lake was not written by lockstep, which refuses such events: clean the log"),
+            );
+        }
         match error.find_root() {
             DataFusionError::ResourcesExhausted(_) => Self::Memory(error),
             _ => Self::Plan(error),
@@ -524,26 +527,6 @@ async fn refuse_repeated_keys(ingredients: &Ingredients<'_>, table: &Table) -> R
         ))
         .with_hint(hint),
     ))
-}
-
-/// What our own writers would not have written.
-async fn refuse_faults(ingredients: &Ingredients<'_>) -> Result<(), Failure> {
-    for batch in ingredients.faults(1)?.collect().await? {
-        if batch.num_rows() == 0 {
-            continue;
-        }
-        let text = |column: usize| {
-            let text = arrow::compute::cast(batch.column(column), &arrow::datatypes::DataType::Utf8);
-            text.map(|text| text.as_string::<i32>().iter().flatten().next().unwrap_or("null").to_owned())
-        };
-        let (session, query) = (text(0).map_err(DataFusionError::from)?, text(1).map_err(DataFusionError::from)?);
-        let fault = text(2).map_err(DataFusionError::from)?;
-        return Err(Failure::Other(
-            PipelineError::data(format!("the log, session `{session}`, query `{query}`: {fault}"))
-                .with_hint("this lake was not written by lockstep, whose collector refuses such events: clean the log"),
-        ));
-    }
-    Ok(())
 }
 
 fn refuse_missing(spec: &SinkSpec, counts: &Counts) -> Result<(), Failure> {

@@ -70,7 +70,15 @@ impl Ingredients<'_> {
         let log = self.events_as_logged()?;
         let id = ListId::udf().call(vec![col(SESSION), col(QUERY), col(TIME)]).alias(LIST);
         let columns = log.schema().fields().iter().filter(|field| field.name() != SESSION);
-        let columns: Vec<Expr> = columns.map(|field| ident(field.name())).chain([id]).collect();
+        let checked = self.log.is_some_and(|log| log.is_foreign);
+        let column = |name: &String| match name.as_str() {
+            // Nobody else has checked them.
+            RESULTS if checked => {
+                Fault::udf().call(vec![col(SESSION), col(QUERY), col(TIME), ident(RESULTS)]).alias(RESULTS)
+            }
+            name => ident(name),
+        };
+        let columns: Vec<Expr> = columns.map(|field| column(field.name())).chain([id]).collect();
         log.select(columns)
     }
 
@@ -121,15 +129,6 @@ impl Ingredients<'_> {
         let rows = ids.iter().map(|id| vec![lit(*id)]).collect();
         let plan = LogicalPlanBuilder::values(rows)?.project(vec![col("column1").alias("again")])?.build()?;
         Ok(DataFrame::new(self.context.state(), plan))
-    }
-
-    /// Events that are none, some of them, with what is wrong.
-    pub fn faults(&self, most: usize) -> Result<DataFrame> {
-        let fault = Fault::udf().call(vec![col(SESSION), col(QUERY), col(TIME), ident(RESULTS)]).alias("fault");
-        self.events_as_logged()?
-            .select(vec![col(SESSION), col(QUERY), fault])?
-            .filter(col("fault").is_not_null())?
-            .limit(0, Some(most))
     }
 
     /// The events; of those with one identity the one with which most was done.
