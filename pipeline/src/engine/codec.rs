@@ -30,13 +30,26 @@ enum Ours {
     Numbered,
 }
 
-fn ours(bytes: &[u8]) -> Result<Option<Ours>> {
-    if bytes == NUMBERED {
-        return Ok(Some(Ours::Numbered));
+impl Ours {
+    /// None if the node is not ours.
+    fn decode(bytes: &[u8]) -> Result<Option<Self>> {
+        if bytes == NUMBERED {
+            return Ok(Some(Self::Numbered));
+        }
+        let Some(json) = bytes.strip_prefix(SINK) else { return Ok(None) };
+        let json = std::str::from_utf8(json).map_err(|error| DataFusionError::External(Box::new(error)))?;
+        Ok(Some(Self::Sink(json.into())))
     }
-    let Some(json) = bytes.strip_prefix(SINK) else { return Ok(None) };
-    let json = std::str::from_utf8(json).map_err(|error| DataFusionError::External(Box::new(error)))?;
-    Ok(Some(Ours::Sink(json.into())))
+
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Numbered => bytes.extend_from_slice(NUMBERED),
+            Self::Sink(json) => {
+                bytes.extend_from_slice(SINK);
+                bytes.extend_from_slice(json.as_bytes());
+            }
+        }
+    }
 }
 
 fn udf(name: &str) -> Option<Arc<ScalarUDF>> {
@@ -50,7 +63,7 @@ pub struct Logical {
 
 impl LogicalExtensionCodec for Logical {
     fn try_decode(&self, bytes: &[u8], inputs: &[LogicalPlan], context: &TaskContext) -> Result<Extension> {
-        match (ours(bytes)?, inputs) {
+        match (Ours::decode(bytes)?, inputs) {
             (Some(Ours::Sink(json)), [input]) => {
                 Ok(Extension { node: Arc::new(TrainingSink::from_json(input.clone(), json)?) })
             }
@@ -62,15 +75,14 @@ impl LogicalExtensionCodec for Logical {
 
     fn try_encode(&self, node: &Extension, bytes: &mut Vec<u8>) -> Result<()> {
         let any = node.node.as_any();
-        if any.is::<Numbered>() {
-            bytes.extend_from_slice(NUMBERED);
-        } else if let Some(sink) = any.downcast_ref::<TrainingSink>() {
-            bytes.extend_from_slice(SINK);
-            bytes.extend_from_slice(sink.json().as_bytes());
-        } else {
-            return self.theirs.try_encode(node, bytes);
+        let sink = any.downcast_ref::<TrainingSink>().map(|sink| Ours::Sink(sink.json().into()));
+        match sink.or_else(|| any.is::<Numbered>().then_some(Ours::Numbered)) {
+            Some(ours) => {
+                ours.encode(bytes);
+                Ok(())
+            }
+            None => self.theirs.try_encode(node, bytes),
         }
-        Ok(())
     }
 
     fn try_decode_table_provider(
@@ -122,7 +134,7 @@ impl PhysicalExtensionCodec for Physical {
         context: &TaskContext,
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        match (ours(bytes)?, inputs) {
+        match (Ours::decode(bytes)?, inputs) {
             (Some(Ours::Sink(json)), [input]) => Ok(Arc::new(TrainingSinkExec::new(input.clone(), json)?)),
             (Some(Ours::Numbered), [input]) => Ok(Arc::new(NumberedExec::new(input.clone()))),
             (Some(_), _) => internal_err!("a node of ours has one input"),
@@ -136,15 +148,14 @@ impl PhysicalExtensionCodec for Physical {
         bytes: &mut Vec<u8>,
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
-        if node.is::<NumberedExec>() {
-            bytes.extend_from_slice(NUMBERED);
-        } else if let Some(sink) = node.downcast_ref::<TrainingSinkExec>() {
-            bytes.extend_from_slice(SINK);
-            bytes.extend_from_slice(sink.json().as_bytes());
-        } else {
-            return self.theirs.try_encode(node, bytes, converter);
+        let sink = node.downcast_ref::<TrainingSinkExec>().map(|sink| Ours::Sink(sink.json().into()));
+        match sink.or_else(|| node.is::<NumberedExec>().then_some(Ours::Numbered)) {
+            Some(ours) => {
+                ours.encode(bytes);
+                Ok(())
+            }
+            None => self.theirs.try_encode(node, bytes, converter),
         }
-        Ok(())
     }
 
     fn try_decode_udf(&self, name: &str, bytes: &[u8]) -> Result<Arc<ScalarUDF>> {

@@ -68,7 +68,6 @@ impl Ingredients<'_> {
     /// One row an event: the list's identity, and the log's columns.
     fn events(&self) -> Result<DataFrame> {
         let log = self.events_as_logged()?;
-        let id = ListId::udf().call(vec![col(SESSION), col(QUERY), col(TIME)]).alias(LIST);
         let columns = log.schema().fields().iter().filter(|field| field.name() != SESSION);
         let checked = self.log.is_some_and(|log| log.is_foreign);
         let column = |name: &String| match name.as_str() {
@@ -78,7 +77,7 @@ impl Ingredients<'_> {
             }
             name => ident(name),
         };
-        let columns: Vec<Expr> = columns.map(|field| column(field.name())).chain([id]).collect();
+        let columns: Vec<Expr> = columns.map(|field| column(field.name())).chain([identity()]).collect();
         log.select(columns)
     }
 
@@ -107,8 +106,7 @@ impl Ingredients<'_> {
     /// The identities that several events have, with how many, and how many different searches those are.
     pub fn repeated(&self) -> Result<DataFrame> {
         let log = self.events_as_logged()?;
-        let id = ListId::udf().call(vec![col(SESSION), col(QUERY), col(TIME)]).alias(LIST);
-        log.select(vec![id])?
+        log.select(vec![identity()])?
             .aggregate(vec![col(LIST)], vec![count(lit(1i64)).alias("events")])?
             .filter(col("events").gt(lit(1i64)))
     }
@@ -116,8 +114,7 @@ impl Ingredients<'_> {
     /// How many different searches these identities belong to; more than identities where a hash was not enough.
     pub fn searches_of(&self, ids: &[i64]) -> Result<DataFrame> {
         let log = self.events_as_logged()?;
-        let id = ListId::udf().call(vec![col(SESSION), col(QUERY), col(TIME)]).alias(LIST);
-        let log = log.select(vec![id, col(SESSION), col(QUERY), col(TIME)])?;
+        let log = log.select(vec![identity(), col(SESSION), col(QUERY), col(TIME)])?;
         self.identities(ids)?
             .join(log, JoinType::RightSemi, &["again"], &[LIST], None)?
             .select(vec![col(SESSION), col(QUERY), col(TIME)])?
@@ -341,6 +338,11 @@ fn numbered(rows: DataFrame) -> Result<DataFrame> {
     let (state, plan) = rows.into_parts();
     let node = std::sync::Arc::new(Numbered::new(plan)?);
     Ok(DataFrame::new(state, LogicalPlan::Extension(Extension { node })))
+}
+
+/// Of a search of the log.
+fn identity() -> Expr {
+    ListId::udf().call(vec![col(SESSION), col(QUERY), col(TIME)]).alias(LIST)
 }
 
 fn join_key(columns: &[&str]) -> Expr {
