@@ -5,7 +5,7 @@ use std::{io::IsTerminal as _, process::ExitCode};
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pipeline::{
     collect::KafkaSettings,
-    simulate::{self, Destination, SimulateOptions},
+    simulate::{self, Destination, SimulateOptions, SimulatedArm},
     ubi::UbiOptions,
 };
 
@@ -77,6 +77,7 @@ fn options(args: SimulateArgs) -> Result<SimulateOptions, Fault> {
         top_k: args.top_k,
         zipf: args.zipf,
         rankers: args.rankers,
+        arms: args.arms.into_iter().map(|(name, ranker)| SimulatedArm { name, ranker }).collect(),
         anonymous: args.anonymous,
         log_features: args.log_features,
         second_version: args.second_version,

@@ -88,6 +88,10 @@ pub struct SimulateArgs {
     /// Rankers that the sessions are divided between.
     #[arg(long, default_value_t = 2, value_name = "N")]
     pub rankers: u8,
+    /// Divide the users between the arms of an A/B test, each answered by a ranker: `control=1,treatment=2`. The same ranker twice
+    /// makes an A/A test.
+    #[arg(long, value_name = "NAME=RANKER,…", value_delimiter = ',', value_parser = arm, conflicts_with = "rankers")]
+    pub arms: Vec<(String, u8)>,
     /// Share of the sessions whose user is not known.
     #[arg(long, default_value_t = 0.0, value_name = "RATE")]
     pub anonymous: f64,
@@ -100,6 +104,12 @@ pub struct SimulateArgs {
     /// Print the report as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+fn arm(text: &str) -> Result<(String, u8), String> {
+    let wrong = || format!("`{text}` is no arm: write a name and a ranker from 1 to 200, as in `treatment=2`");
+    let (name, ranker) = text.split_once('=').ok_or_else(wrong)?;
+    Ok((name.trim().to_owned(), ranker.trim().parse().map_err(|_| wrong())?))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

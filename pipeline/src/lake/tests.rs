@@ -29,6 +29,7 @@ fn event(at: i64) -> SearchEvent {
         location: "DE".into(),
         ranker_version: None,
         explored: None,
+        arm: None,
     }
 }
 

@@ -225,8 +225,8 @@ struct Found {
 }
 
 /// Columns that a log may lack.
-const OPTIONAL: [&str; 6] =
-    ["user_id", "ranker_version", "explored", "propensity", "click_timestamp", "dwell_time_seconds"];
+const OPTIONAL: [&str; 7] =
+    ["user_id", "ranker_version", "explored", "arm", "propensity", "click_timestamp", "dwell_time_seconds"];
 /// Columns that are read; a file that lacks another one may go on lacking it.
 const READ: [&str; 3] = ["session_id", "query_id", "query_timestamp"];
 const READ_OF_RESULTS: [&str; 6] =

@@ -213,6 +213,7 @@ impl Serialize for WithFeatures<'_> {
             location,
             ranker_version,
             explored,
+            arm,
             ..
         } = self.event;
         let mut map = serializer.serialize_map(None)?;
@@ -226,6 +227,7 @@ impl Serialize for WithFeatures<'_> {
         map.serialize_entry("location", location)?;
         map.serialize_entry("ranker_version", ranker_version)?;
         map.serialize_entry("explored", explored)?;
+        map.serialize_entry("arm", arm)?;
         map.end()
     }
 }

@@ -14,7 +14,7 @@ use ranking::{
 };
 
 use super::{
-    SimulateOptions,
+    SimulateOptions, SimulatedArm,
     clicks::Users,
     world::{FEATURES, PREFERENCE, World},
 };
@@ -23,6 +23,7 @@ use crate::generate::random::draw;
 /// Streams below the seed.
 const BLOCKS: u64 = 101;
 const EVENTS: u64 = 102;
+const ARMS: u64 = 103;
 /// Events among which sessions are dealt; no session is longer than a block.
 const BLOCK: u64 = 64;
 /// Searches of a session, all equally often.
@@ -59,6 +60,8 @@ struct Session {
     user: u64,
     known: bool,
     ranker: u8,
+    /// Among the arms, where there are any.
+    arm: usize,
     device: &'static str,
     location: &'static str,
     started: i64,
@@ -81,6 +84,7 @@ pub struct Log {
     exploration: Exploration,
     anonymous: f64,
     rankers: u8,
+    arms: Vec<SimulatedArm>,
     second_version: Option<u64>,
     /// Where the features that are logged stand in [`FEATURES`].
     logged: Vec<usize>,
@@ -113,6 +117,7 @@ impl Log {
             exploration: Exploration::new(options.exploration, options.top_k as usize).unwrap_or_default(),
             anonymous: options.anonymous,
             rankers: options.rankers,
+            arms: options.arms.clone(),
             second_version: options.second_version.map(u64::from),
             logged,
             drawn: 0,
@@ -144,6 +149,7 @@ impl Log {
             location: String::new(),
             ranker_version: None,
             explored: None,
+            arm: None,
         }
     }
 
@@ -206,6 +212,10 @@ impl Log {
         version.clear();
         // Writing into a string does not fail.
         let _ = write!(version, "r{}", self.session.ranker + 1);
+        match self.arms.get(self.session.arm) {
+            Some(arm) => set(event.arm.get_or_insert_default(), &arm.name),
+            None => event.arm = None,
+        }
         if self.session.known {
             let user = event.user_id.get_or_insert_default();
             user.clear();
@@ -235,6 +245,12 @@ impl Log {
         session.location = LOCATIONS[(self.world.place(user) % LOCATIONS.len() as u64) as usize];
         session.started = self.first_day + day as i64 * DAY_MICROS + micros;
         session.left = searches;
+        if !self.arms.is_empty() {
+            // A user stays in an arm, drawn once and for all; who is not known is drawn anew each time.
+            let drawn = if session.known { draw(draw(self.seed, ARMS), user) } else { random.draw() };
+            session.arm = (drawn % self.arms.len() as u64) as usize;
+            session.ranker = self.arms[session.arm].ranker - 1;
+        }
     }
 
     /// Where the ranking of a query is kept; made where another one was.

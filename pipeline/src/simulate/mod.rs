@@ -27,7 +27,7 @@ use serde_json::json;
 pub use self::{
     clicks::{ATTRACTIVENESS, ClickModel, EXAMINATION},
     log::{Log, document_id, query_id, user_id},
-    options::{Destination, SimulateOptions},
+    options::{Destination, SimulateOptions, SimulatedArm},
     report::{EventsTo, Position, SimulateReport},
     tables::TableWritten,
     world::{Candidate, Document, FEATURES, Owner, Query, World},

@@ -21,6 +21,14 @@ pub enum Destination {
     Kafka { brokers: String, topic: String, settings: KafkaSettings },
 }
 
+/// One arm of a simulated A/B test.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SimulatedArm {
+    pub name: String,
+    /// Which ranker answers, from 1: the one that events call `r1`.
+    pub ranker: u8,
+}
+
 /// Options of [`simulate`](super::simulate).
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SimulateOptions {
@@ -51,6 +59,9 @@ pub struct SimulateOptions {
     pub zipf: f64,
     /// Rankers between which the sessions are divided, 1 to 200.
     pub rankers: u8,
+    /// Arms of an A/B test that users are divided between, equally; each has its ranker, in place of [`rankers`](Self::rankers).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub arms: Vec<SimulatedArm>,
     /// Share of the sessions whose user is not known.
     pub anonymous: f64,
     /// Features that are logged with the results instead of standing in a table.
@@ -87,6 +98,7 @@ impl Default for SimulateOptions {
             top_k: 10,
             zipf: 0.8,
             rankers: 2,
+            arms: Vec::new(),
             anonymous: 0.0,
             log_features: Vec::new(),
             second_version: None,
@@ -145,6 +157,20 @@ impl SimulateOptions {
                 "the top 0 results cannot be shuffled".into(),
                 "take a top k of 1 or more, or an exploration of 0".into(),
             );
+        }
+        for (at, arm) in self.arms.iter().enumerate() {
+            if arm.name.is_empty() || self.arms[..at].iter().any(|other| other.name == arm.name) {
+                return refuse(
+                    format!("two arms are called `{}`, or one has no name", arm.name),
+                    "give each arm a name of its own: control=1,treatment=2".into(),
+                );
+            }
+            if !(1..=200).contains(&arm.ranker) {
+                return refuse(
+                    format!("arm `{}` has ranker {}", arm.name, arm.ranker),
+                    "rankers count from 1 to 200: the odd ones trust popularity most, the even ones the text a little more".into(),
+                );
+            }
         }
         let is_share = |share: f64| (0.0..=1.0).contains(&share);
         for (share, what) in [(self.exploration, "exploration"), (self.anonymous, "anonymous")] {

@@ -199,6 +199,7 @@ impl List {
             location: "unknown".into(),
             ranker_version: None,
             explored: None,
+            arm: None,
         };
         Self { event, ordinals: Vec::new() }
     }

@@ -35,6 +35,7 @@ fn event(query: usize, at: i64, explored: Option<bool>, results: Vec<ResultImpre
         location: "DE".into(),
         ranker_version: None,
         explored,
+        arm: None,
     }
 }
 

@@ -181,6 +181,7 @@ fn event(number: usize, query: &str, day: u32, results: Vec<ResultImpression>) -
         device: "phone".into(),
         location: "DE".into(),
         ranker_version: None,
+        arm: None,
         explored: None,
     }
 }

@@ -68,6 +68,7 @@ impl LogSchema {
             Field::new("location", DataType::Utf8, false),
             Field::new("ranker_version", DataType::Utf8, true),
             Field::new("explored", DataType::Boolean, true),
+            Field::new("arm", DataType::Utf8, true),
         ]))
     }
 
@@ -110,6 +111,7 @@ pub struct EventColumns {
     location: StringBuilder,
     ranker_version: StringBuilder,
     explored: BooleanBuilder,
+    arm: StringBuilder,
     position: Int32Builder,
     document_id: StringBuilder,
     score: Float64Builder,
@@ -137,6 +139,7 @@ impl EventColumns {
             location: StringBuilder::new(),
             ranker_version: StringBuilder::new(),
             explored: BooleanBuilder::new(),
+            arm: StringBuilder::new(),
             position: Int32Builder::new(),
             document_id: StringBuilder::new(),
             score: Float64Builder::new(),
@@ -179,6 +182,7 @@ impl EventColumns {
         self.location.append_value(&event.location);
         self.ranker_version.append_option(event.ranker_version.as_deref());
         self.explored.append_option(event.explored);
+        self.arm.append_option(event.arm.as_deref());
         for result in &event.results {
             self.position.append_value(result.position as i32);
             self.document_id.append_value(&result.document_id);
@@ -226,6 +230,7 @@ impl EventColumns {
             Arc::new(self.location.finish()),
             Arc::new(self.ranker_version.finish()),
             Arc::new(self.explored.finish()),
+            Arc::new(self.arm.finish()),
         ];
         #[expect(clippy::expect_used, reason = "the columns were built from this very schema")]
         RecordBatch::try_new(self.schema.arrow(), columns).expect("columns of the schema")
@@ -264,6 +269,7 @@ mod tests {
             location: "DE".into(),
             ranker_version: None,
             explored: None,
+            arm: None,
         }
     }
 

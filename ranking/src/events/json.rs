@@ -128,6 +128,7 @@ enum EventField {
     Location,
     Ranker,
     Explored,
+    Arm,
     Other,
 }
 
@@ -154,6 +155,7 @@ impl<'de> Deserialize<'de> for EventField {
                     "location" => EventField::Location,
                     "ranker_version" => EventField::Ranker,
                     "explored" => EventField::Explored,
+                    "arm" => EventField::Arm,
                     _ => EventField::Other,
                 })
             }
@@ -184,6 +186,7 @@ impl<'de> Visitor<'de> for Event<'_> {
         let (mut session_id, mut query_id, mut user_id, mut query) = (None, None, None::<Option<Text<'de>>>, None);
         let (mut query_timestamp, mut device, mut location) = (None::<Time>, None, None);
         let (mut ranker_version, mut explored) = (None::<Option<Text<'de>>>, None::<Option<bool>>);
+        let mut arm = None::<Option<Text<'de>>>;
         let (mut results, mut features, mut naive) = (None, Vec::new(), 0);
         while let Some(field) = map.next_key()? {
             match field {
@@ -196,6 +199,7 @@ impl<'de> Visitor<'de> for Event<'_> {
                 EventField::Location => Place(None, "location").once(&mut location, &mut map)?,
                 EventField::Ranker => Place(None, "ranker_version").once(&mut ranker_version, &mut map)?,
                 EventField::Explored => Place(None, "explored").once(&mut explored, &mut map)?,
+                EventField::Arm => Place(None, "arm").once(&mut arm, &mut map)?,
                 EventField::Results if results.is_some() => return Err(Place(None, "results").twice()),
                 EventField::Results => {
                     let seed = Results { schema: self.0, features: &mut features, naive: &mut naive };
@@ -219,6 +223,7 @@ impl<'de> Visitor<'de> for Event<'_> {
             location: text("location", location)?,
             ranker_version: ranker_version.flatten().map(|text| text.0),
             explored: explored.flatten(),
+            arm: arm.flatten().map(|text| text.0),
         };
         Ok((event, naive))
     }
@@ -581,6 +586,7 @@ mod tests {
     fn what_is_written_is_read_back() {
         let mut first = read(&event()).unwrap().event;
         first.explored = Some(true);
+        first.arm = Some("treatment".into());
         first.results[1].propensity = Some(0.25);
         let schema = LogSchema::default();
         let again = parse(&serde_json::to_vec(&first).unwrap(), &schema).unwrap().event;

@@ -1,8 +1,8 @@
 //! Click logs: a search event and the results that it showed, as JSON on the wire and as Arrow columns in the lake.
 //!
-//! The fields are those of the reference pipeline (`SearchEvent`, `ResultImpression`), and four optional ones: `ranker_version` and
-//! `explored` of an event, `propensity` of a result, and any number of features that were logged with a result. What is read
-//! here was checked: a [`SearchEvent`] that exists can go into the lake.
+//! The fields are those of the reference pipeline (`SearchEvent`, `ResultImpression`), and five optional ones: `ranker_version`,
+//! `explored` and `arm` of an event, `propensity` of a result, and any number of features that were logged with a result. What is
+//! read here was checked: a [`SearchEvent`] that exists can go into the lake.
 
 mod columns;
 mod json;
@@ -38,6 +38,9 @@ pub struct SearchEvent {
     /// The list was shuffled to learn from it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub explored: Option<bool>,
+    /// Which arm of an A/B test answered, by the arm's name; none outside of tests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arm: Option<String>,
 }
 
 /// One result as it was shown, and what came of it.

@@ -19,6 +19,7 @@ pub struct EventView<'a> {
     pub location: Cow<'a, str>,
     pub ranker_version: Option<Cow<'a, str>>,
     pub explored: Option<bool>,
+    pub arm: Option<Cow<'a, str>>,
 }
 
 /// A [`ResultImpression`], borrowed, without its features.
@@ -66,6 +67,7 @@ impl<'a> EventView<'a> {
             location: Cow::Borrowed(&event.location),
             ranker_version: event.ranker_version.as_deref().map(Cow::Borrowed),
             explored: event.explored,
+            arm: event.arm.as_deref().map(Cow::Borrowed),
         }
     }
 
@@ -95,6 +97,7 @@ impl<'a> EventView<'a> {
             location: self.location.into_owned(),
             ranker_version: self.ranker_version.map(Cow::into_owned),
             explored: self.explored,
+            arm: self.arm.map(Cow::into_owned),
         }
     }
 }

@@ -1,0 +1,196 @@
+//! The arms beside each other: values, differences, intervals.
+
+use serde::Serialize;
+
+use super::{
+    Metric, RatioCheck, Users,
+    users::{ArmUsers, Sums},
+};
+use crate::clusters::mix;
+
+/// How often the intervals should hold the truth, each by itself.
+pub const LEVEL: f64 = 0.95;
+
+/// Fewer users than this in an arm say nothing about how users differ.
+pub const MIN_USERS: u64 = 100;
+
+/// Of an arm in which what a metric counts has happened less often than this, the bootstrap's distribution is a few steps.
+pub const MIN_EVENTS: u64 = 10;
+
+/// How to read a test.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReadingOptions {
+    /// The arms' names, in the order of their numbers; two or more.
+    pub arms: Vec<String>,
+    /// Which of them the others are compared with.
+    pub control: usize,
+    /// The planned share of users of each arm, above 0, together 1.
+    pub split: Vec<f64>,
+    /// Resamples of the bootstrap.
+    pub resamples: usize,
+    /// The same seed gives the same intervals.
+    pub seed: u64,
+}
+
+/// Why a test cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Insufficient {
+    #[error("arm `{arm}` has {users} users, and intervals over users take {MIN_USERS}")]
+    FewUsers { arm: String, users: u64 },
+}
+
+/// A test that was read.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Reading {
+    pub arms: Vec<ArmReading>,
+    pub control: String,
+    pub ratio_check: RatioCheck,
+    /// Users who were seen in several arms, who count in none, and their searches.
+    pub users_in_several: u64,
+    pub searches_in_several: u64,
+    /// Each other arm against the control.
+    pub against_control: Vec<Against>,
+}
+
+/// What an arm's users did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ArmReading {
+    pub arm: String,
+    pub users: u64,
+    pub planned_share: f64,
+    pub searches: u64,
+    /// Of each of [`Metric::ALL`].
+    pub values: Vec<f64>,
+}
+
+/// An arm against the control.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Against {
+    pub arm: String,
+    pub effects: Vec<Effect>,
+}
+
+/// How far an arm is from the control in one metric.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Effect {
+    pub metric: Metric,
+    pub control: f64,
+    pub value: f64,
+    /// Arm less control; no interval where what is counted was too rare.
+    pub difference: Interval,
+    /// Arm / control - 1; none where the control's value is 0.
+    pub lift: Option<Interval>,
+    pub verdict: Verdict,
+}
+
+/// A number, and where it lies at [`LEVEL`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Interval {
+    pub value: f64,
+    pub low: Option<f64>,
+    pub high: Option<f64>,
+}
+
+/// What follows from an effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    Higher,
+    Lower,
+    /// The interval of the difference holds 0.
+    NotApart,
+    /// What is counted has happened fewer than [`MIN_EVENTS`] times in one of the two.
+    TooRare,
+    /// The arms do not have the users that they were meant to have, so nothing follows.
+    RatioMismatch,
+}
+
+impl Users {
+    /// Reads the test.
+    pub fn read(&self, options: &ReadingOptions) -> Result<Reading, Insufficient> {
+        let arms = self.by_arm(options.arms.len());
+        for (arm, name) in arms.iter().zip(&options.arms) {
+            if arm.users < MIN_USERS {
+                return Err(Insufficient::FewUsers { arm: name.clone(), users: arm.users });
+            }
+        }
+        let counts: Vec<u64> = arms.iter().map(|arm| arm.users).collect();
+        let ratio_check = RatioCheck::of(&counts, &options.split);
+        let totals: Vec<Sums> = arms.iter().map(|arm| arm.groups.totals()).collect();
+        let control = options.control;
+        let baseline = resamples(&arms[control], control, options);
+        let others = (0..arms.len()).filter(|arm| *arm != control);
+        let against = |arm: usize| {
+            let resampled = resamples(&arms[arm], arm, options);
+            let effect = |metric: &Metric| {
+                let pairs = || baseline.iter().zip(&resampled).map(|(old, new)| (metric.of(old), metric.of(new)));
+                effect(*metric, [&totals[control], &totals[arm]], ratio_check.mismatch, pairs)
+            };
+            Against { arm: options.arms[arm].clone(), effects: Metric::ALL.iter().map(effect).collect() }
+        };
+        let readings = arms.iter().zip(&totals).zip(options.arms.iter().zip(&options.split));
+        let (users_in_several, searches_in_several) = self.in_several();
+        Ok(Reading {
+            control: options.arms[control].clone(),
+            ratio_check,
+            users_in_several,
+            searches_in_several,
+            against_control: others.map(against).collect(),
+            arms: readings
+                .map(|((arm, totals), (name, share))| ArmReading {
+                    arm: name.clone(),
+                    users: arm.users,
+                    planned_share: *share,
+                    searches: arm.searches,
+                    values: Metric::ALL.iter().map(|metric| metric.of(totals)).collect(),
+                })
+                .collect(),
+        })
+    }
+}
+
+/// The totals of an arm in each resample; arms are resampled apart, as their users are apart.
+fn resamples(users: &ArmUsers, arm: usize, options: &ReadingOptions) -> Vec<Sums> {
+    let key = mix(options.seed ^ mix(arm as u64));
+    (0..options.resamples).map(|resample| users.groups.resampled(mix(key.wrapping_add(resample as u64)))).collect()
+}
+
+fn effect<P: Iterator<Item = (f64, f64)>>(
+    metric: Metric,
+    [control, arm]: [&Sums; 2],
+    mismatch: bool,
+    resampled: impl Fn() -> P,
+) -> Effect {
+    let (old, new) = (metric.of(control), metric.of(arm));
+    let enough = metric.events(control).min(metric.events(arm)) >= MIN_EVENTS;
+    let interval = |value: f64, of: fn((f64, f64)) -> f64| {
+        let bounds = enough.then(|| percentiles(resampled().map(of).collect()));
+        Interval { value, low: bounds.map(|bounds| bounds.0), high: bounds.map(|bounds| bounds.1) }
+    };
+    let difference = interval(new - old, |(old, new)| new - old);
+    let lift = (old > 0.0).then(|| interval(new / old - 1.0, |(old, new)| new / old - 1.0));
+    let verdict = match (difference.low, difference.high) {
+        _ if mismatch => Verdict::RatioMismatch,
+        (Some(low), _) if low > 0.0 => Verdict::Higher,
+        (_, Some(high)) if high < 0.0 => Verdict::Lower,
+        (Some(_), Some(_)) => Verdict::NotApart,
+        _ => Verdict::TooRare,
+    };
+    Effect { metric, control: old, value: new, difference, lift, verdict }
+}
+
+/// The percentile interval at [`LEVEL`], interpolated between order statistics.
+fn percentiles(mut values: Vec<f64>) -> (f64, f64) {
+    // A resample that holds no search of an arm has no value.
+    values.retain(|value| !value.is_nan());
+    values.sort_unstable_by(f64::total_cmp);
+    let at = |share: f64| {
+        let place = share * (values.len().max(1) - 1) as f64;
+        let (below, above) = (place.floor() as usize, place.ceil() as usize);
+        match (values.get(below), values.get(above)) {
+            (Some(below), Some(above)) => below + (above - below) * place.fract(),
+            _ => f64::NAN,
+        }
+    };
+    (at((1.0 - LEVEL) / 2.0), at((1.0 + LEVEL) / 2.0))
+}
