@@ -2,6 +2,7 @@
 
 mod collect;
 mod datasets;
+mod experiments;
 mod judge;
 mod logs;
 mod prepare;
@@ -13,6 +14,10 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub use collect::CollectArgs;
 pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels, Layout, OutputArgs, SplitArgs};
+pub use experiments::{
+    AbTestArgs, Counterfactual, CounterfactualActionsArgs, CounterfactualClicksArgs, GainWord, LimitArgs,
+    ListWeightsWord, RewardWord, WithoutUser,
+};
 pub use judge::{AggregateArgs, CreateArgs, Judge, JudgeMethod, PlatformArgs, PullArgs};
 pub use logs::{ClickModel, ImportLogs, Logs, SimulateArgs, UbiArgs, Unknown};
 pub use prepare::{EngineVerb, ExecutorArgs, JoinWord, LabelWord, MissingWord, PrepareArgs, WeightWord};
@@ -61,6 +66,11 @@ pub enum Verb {
     /// How much each position is looked at: estimate it from click logs, show a table.
     #[command(subcommand)]
     Propensity(Propensity),
+    /// What a new ranker would have earned, from the logs of the one that was live.
+    #[command(subcommand)]
+    Counterfactual(Counterfactual),
+    /// Read an online A/B test from click logs whose searches name the arm that answered.
+    Abtest(Box<AbTestArgs>),
     /// Run a standing coordinator.
     Coordinator(CoordinatorArgs),
     /// Run one worker for a standing coordinator.

@@ -7,6 +7,7 @@ mod collect;
 mod datasets;
 mod document;
 mod errors;
+mod experiments;
 mod json;
 mod judge;
 mod logs;
@@ -25,7 +26,7 @@ use std::{io::IsTerminal as _, process::ExitCode, time::Duration};
 
 use clap::Parser as _;
 
-use args::{Args, Verb};
+use args::{Args, Counterfactual, Verb};
 use errors::Fault;
 
 /// How long threads that wait for a disk are waited for at the end.
@@ -56,6 +57,7 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Verb::Split(args) => datasets::split(args),
         Verb::Inspect(args) => datasets::inspect(args),
         Verb::Prepare(args) => prepare::prepare(*args),
+        Verb::Counterfactual(Counterfactual::Actions(args)) => experiments::actions(args),
         Verb::Worker(args) => Err(children::become_worker(&args)),
         verb => run_async(async {
             match verb {
@@ -71,6 +73,8 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
                 Verb::Metrics(args) => remote::metrics(args).await,
                 Verb::Checkpoints(args) => remote::checkpoints(&args).await,
                 Verb::Workers(args) => remote::workers(&args).await,
+                Verb::Counterfactual(Counterfactual::Clicks(args)) => Box::pin(experiments::clicks(*args)).await,
+                Verb::Abtest(args) => Box::pin(experiments::abtest(*args)).await,
                 Verb::Propensity(verb) => propensity::carry_out(verb).await,
                 Verb::Stop(args) => remote::stop(&args).await,
                 Verb::Engine(verb) => Box::pin(prepare::engine(verb)).await,
@@ -80,6 +84,7 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
                 | Verb::Split(_)
                 | Verb::Inspect(_)
                 | Verb::Prepare(_)
+                | Verb::Counterfactual(Counterfactual::Actions(_))
                 | Verb::Worker(_) => unreachable!("carried out above, without a runtime"),
             }
         }),

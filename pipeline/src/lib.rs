@@ -1,5 +1,6 @@
 //! What comes before training: [`collect`] click logs from a broker into a [`lake`], [`simulate`] some, import those of others ([`ubi`]),
-//! estimate [`propensity`] from them, have pairs judged ([`judge`]), and [`prepare`] training data from all of it, here or on a cluster
+//! estimate [`propensity`] from them, have pairs judged ([`judge`]), tell what a new ranker would have earned ([`counterfactual`]), read an
+//! online test ([`abtest`]), and [`prepare`] training data from all of it, here or on a cluster
 //! ([`engine`]); or [`import`] text data, [`generate`] synthetic data, [`split`] a dataset by query, [`inspect`] one.
 //!
 //! Everything is streamed in bounded memory and every output appears whole or not at all ([`dataset::writer::Staging`], the lake's
@@ -10,7 +11,9 @@ mod output;
 mod reader;
 mod tally;
 
+pub mod abtest;
 pub mod collect;
+pub mod counterfactual;
 pub mod engine;
 pub mod generate;
 pub mod import;

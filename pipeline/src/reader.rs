@@ -169,7 +169,7 @@ fn missing(path: &Path, column: &str) -> PipelineError {
 }
 
 /// The file itself, or the Parquet files of a folder by name; hidden ones (`.` and `_`) are somebody's working state.
-fn list_files(path: &Path) -> Result<Vec<PathBuf>, PipelineError> {
+pub(crate) fn list_files(path: &Path) -> Result<Vec<PathBuf>, PipelineError> {
     let metadata = fs::metadata(path).map_err(|error| PipelineError::io("read", path, error))?;
     if !metadata.is_dir() {
         return Ok(vec![path.to_owned()]);

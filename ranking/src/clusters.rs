@@ -65,7 +65,8 @@ impl<const W: usize> Clusters<W> {
     /// replacement tends to (Hanley & MacGibbon 2006). A function of `key`, the same on every machine.
     pub fn resampled(&self, key: u64) -> [f64; W] {
         let mut totals = [0.0; W];
-        for (at, sums) in self.groups.iter().enumerate() {
+        let occupied = self.groups.iter().enumerate().filter(|(_, sums)| sums.iter().any(|sum| *sum != 0.0));
+        for (at, sums) in occupied {
             let times = f64::from(poisson(mix(key ^ mix(at as u64))));
             totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += times * sum);
         }
@@ -126,7 +127,8 @@ mod tests {
         let mut clusters = Clusters::<2>::default();
         // Users are in groups of their own here: as many as there are, each found by search.
         let mut taken = [false; GROUPS];
-        let units: Vec<u64> = (0u64..).filter(|unit| !std::mem::replace(&mut taken[group(*unit)], true)).take(500).collect();
+        let units: Vec<u64> =
+            (0u64..).filter(|unit| !std::mem::replace(&mut taken[group(*unit)], true)).take(500).collect();
         let values: Vec<f64> = units.iter().map(|unit| (mix(*unit) % 7) as f64).collect();
         units.iter().zip(&values).for_each(|(unit, value)| clusters.add(*unit, &[*value, 1.0]));
         let mean = values.iter().sum::<f64>() / 500.0;

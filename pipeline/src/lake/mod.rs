@@ -5,8 +5,10 @@
 //! leaves at most files that no commit lists. In a lake that keeps no commits (Spark's, say) all Parquet files count.
 
 mod commit;
+mod events;
 mod file;
 mod spool;
+mod stored;
 mod writer;
 
 use std::{
@@ -19,6 +21,7 @@ use chrono::NaiveDate;
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::{ObjectMeta, path::Path};
 
+pub(crate) use self::events::{Event, EventFile, Shown, Wanted};
 pub use self::{
     commit::{Commit, CommittedFile, DeadLetters},
     spool::{Published, Spool},
@@ -153,6 +156,18 @@ impl Lake {
         }
         Ok(swept)
     }
+}
+
+/// The dates from one to another, both included; open where there is none.
+pub(crate) fn dates(
+    from: Option<NaiveDate>,
+    to: Option<NaiveDate>,
+) -> Result<RangeInclusive<NaiveDate>, PipelineError> {
+    let (from, to) = (from.unwrap_or(NaiveDate::MIN), to.unwrap_or(NaiveDate::MAX));
+    if from > to {
+        return Err(PipelineError::options(format!("the window begins on {from}, after its end on {to}")));
+    }
+    Ok(from..=to)
 }
 
 /// What a sweep found.

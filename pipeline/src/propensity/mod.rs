@@ -4,9 +4,7 @@
 //! One pass over the files, of the few columns that are needed. Counts by position take no memory to speak of; those by query, document and
 //! position are bounded by a sample of queries.
 
-mod events;
 mod file;
-mod stored;
 
 use std::{collections::HashSet, ops::RangeInclusive, path::PathBuf};
 
@@ -17,9 +15,11 @@ use ranking::propensity::{
 };
 use serde::Serialize;
 
-use self::events::{Event, for_each_event};
 pub use self::file::read_table;
-use crate::{PipelineError, lake::Lake};
+use crate::{
+    PipelineError,
+    lake::{self, Event, EventFile, Lake, Wanted},
+};
 
 /// Fewer replicates than this leave the width of an interval to chance.
 const MIN_REPLICATES: usize = 50;
@@ -117,18 +117,20 @@ pub async fn estimate(
     let mut done = 0;
     for file in &files {
         let name = lake.store().display(&lake.store().relative(&file.path).unwrap_or_default());
-        for_each_event(&lake, file, &name, |event| {
-            if event.search.is_some_and(|search| !seen.insert(search)) {
-                repeated += 1;
-                return Ok(());
-            }
-            events += 1;
-            impressions += event.results.len() as u64;
-            clicks += event.results.iter().filter(|result| result.clicked).count() as u64;
-            explored += u64::from(event.explored);
-            count(&mut counts, &event, options.positions).map_err(|error| error.of(&name))
-        })
-        .await?;
+        let opened = EventFile::open(&lake, file, &name).await?;
+        opened
+            .for_each(&Wanted::default(), |event| {
+                if event.search.is_some_and(|search| !seen.insert(search)) {
+                    repeated += 1;
+                    return Ok(());
+                }
+                events += 1;
+                impressions += event.results.len() as u64;
+                clicks += event.results.iter().filter(|result| result.clicked).count() as u64;
+                explored += u64::from(event.explored);
+                count(&mut counts, &event, options.positions).map_err(|error| error.of(&name))
+            })
+            .await?;
         done += file.bytes;
         progress(done, all);
     }
@@ -175,12 +177,9 @@ fn check(options: &EstimateOptions) -> Result<RangeInclusive<NaiveDate>, Pipelin
             options.replicates
         )));
     }
-    let (from, to) = (options.from.unwrap_or(NaiveDate::MIN), options.to.unwrap_or(NaiveDate::MAX));
-    if from > to {
-        return Err(PipelineError::options(format!("the window begins on {from}, after its end on {to}")));
-    }
+    let dates = lake::dates(options.from, options.to)?;
     file::check_out(&options.out, options.overwrite)?;
-    Ok(from..=to)
+    Ok(dates)
 }
 
 /// An explored list whose own propensities say that not all of the first positions were shuffled.

@@ -28,17 +28,42 @@ impl Default for Limits {
 #[serde(rename_all = "kebab-case", tag = "doubt")]
 pub enum Doubt {
     /// All weights together.
-    FewEffective { effective: f64, rows: u64, needed: f64 },
+    FewEffective {
+        effective: f64,
+        rows: u64,
+        needed: f64,
+    },
     /// The weights of what was rewarded.
-    FewEffectiveRewarded { effective: f64, rows: u64, needed: f64 },
-    OneDecides { share: f64, most: f64 },
-    Unsupported { share: f64, most: f64 },
+    FewEffectiveRewarded {
+        effective: f64,
+        rows: u64,
+        needed: f64,
+    },
+    OneDecides {
+        share: f64,
+        most: f64,
+    },
+    Unsupported {
+        share: f64,
+        most: f64,
+    },
     /// The mean weight is below 1: some of what the new policy does was never logged.
-    WeightsMissing { mean: f64, low: f64, high: f64 },
+    WeightsMissing {
+        mean: f64,
+        low: f64,
+        high: f64,
+    },
     /// The mean weight is above 1: logged propensities are too small.
-    WeightsTooLarge { mean: f64, low: f64, high: f64 },
+    WeightsTooLarge {
+        mean: f64,
+        low: f64,
+        high: f64,
+    },
     /// Searches that the scores know only in part, among those that they know.
-    PartlyScored { share: f64, most: f64 },
+    PartlyScored {
+        share: f64,
+        most: f64,
+    },
 }
 
 /// What the difference between the rankers says.
@@ -147,8 +172,12 @@ impl Doubt {
             Self::Unsupported { .. } => {
                 "log more exploration: shuffle deeper (`Exploration::new(rate, top_k)`), as deep as the new ranker reaches"
             }
-            Self::WeightsMissing { .. } => "log more exploration: give everything that the new policy does some probability",
-            Self::WeightsTooLarge { .. } => "see how propensities are computed and logged; those of another policy or release do not fit",
+            Self::WeightsMissing { .. } => {
+                "log more exploration: give everything that the new policy does some probability"
+            }
+            Self::WeightsTooLarge { .. } => {
+                "see how propensities are computed and logged; those of another policy or release do not fit"
+            }
             Self::PartlyScored { .. } => "score every result that was shown",
         }
     }

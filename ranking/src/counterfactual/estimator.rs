@@ -194,7 +194,8 @@ impl Estimator {
 
     fn value(&self, ratio: Ratio) -> Value {
         let freedom = self.sums.occupied().saturating_sub(1).max(1) as f64;
-        let quantile = StudentsT::new(0.0, 1.0, freedom).map_or(f64::INFINITY, |law| law.inverse_cdf((1.0 + LEVEL) / 2.0));
+        let quantile =
+            StudentsT::new(0.0, 1.0, freedom).map_or(f64::INFINITY, |law| law.inverse_cdf((1.0 + LEVEL) / 2.0));
         let half = quantile * self.sums.standard_error(&ratio.gradient);
         Value { value: ratio.value, low: ratio.value - half, high: ratio.value + half }
     }

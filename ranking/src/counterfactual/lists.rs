@@ -93,11 +93,13 @@ pub struct ByPlacement {
     estimator: Estimator,
 }
 
-/// A result whose propensity was not logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the result at position {position} has no logged propensity")]
-pub struct NoPropensity {
-    pub position: u32,
+/// A result whose propensity cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+pub enum BadPropensity {
+    #[error("the result at position {position} has no logged propensity")]
+    Missing { position: u32 },
+    #[error("the result at position {position} has propensity {value}, which is not above 0 and at most 1")]
+    Improper { position: u32, value: f64 },
 }
 
 impl ByPlacement {
@@ -109,8 +111,12 @@ impl ByPlacement {
     ///
     /// What was certain to stand where it stood could stand nowhere else; documents that chance moved were moved among the positions
     /// of such documents, as [`Exploration`](crate::propensity::Exploration) does.
-    pub fn add(&mut self, unit: u64, results: &[Moved]) -> Result<(), NoPropensity> {
-        let propensity = |result: &Moved| result.propensity.ok_or(NoPropensity { position: result.logged });
+    pub fn add(&mut self, unit: u64, results: &[Moved]) -> Result<(), BadPropensity> {
+        let propensity = |result: &Moved| match result.propensity {
+            None => Err(BadPropensity::Missing { position: result.logged }),
+            Some(value) if value > 0.0 && value <= 1.0 => Ok(value),
+            Some(value) => Err(BadPropensity::Improper { position: result.logged, value }),
+        };
         results.iter().try_for_each(|result| propensity(result).map(drop))?;
         let by_chance = |position: u32| {
             let there = results.iter().find(|result| result.logged == position);

@@ -23,5 +23,5 @@ pub use self::{
     actions::{Action, Actions, BadAction},
     doubts::{Conclusion, Doubt, Limits},
     estimator::{Estimates, Estimator, LEVEL, SelfNormalized, Value, Weights},
-    lists::{ByExamination, ByPlacement, Gain, Moved, NoPropensity, new_positions},
+    lists::{BadPropensity, ByExamination, ByPlacement, Gain, Moved, new_positions},
 };

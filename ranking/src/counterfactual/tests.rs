@@ -147,7 +147,9 @@ fn placement_weights_count_what_stands_where_the_new_ranker_puts_it_and_notice_w
     assert_eq!(found.unsupported, 0.0);
     placement.add(3, &[moved(1, 3, 1.0, p), moved(2, 2, 0.0, p), moved(3, 1, 0.0, Some(1.0))]).unwrap();
     close(placement.estimates(&ANY).unwrap().unsupported, 1.0 / 3.0);
-    assert_eq!(placement.add(4, &[moved(2, 2, 0.0, None)]), Err(NoPropensity { position: 2 }));
+    let refused = |propensity| ByPlacement::new(None).add(4, &[moved(2, 2, 0.0, propensity)]).unwrap_err().to_string();
+    assert_eq!(refused(None), "the result at position 2 has no logged propensity");
+    assert_eq!(refused(Some(0.0)), "the result at position 2 has propensity 0, which is not above 0 and at most 1");
 }
 
 /// Searches of a world in which documents 0 to 4 earn by (2 + document) / 8 times the looks at their position, whatever their
@@ -158,10 +160,11 @@ fn explored_log(seed: u64, rate: f64, searches: u64, mut each: impl FnMut(u64, V
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     for unit in 0..searches {
         let shown = exploration.explore(&[0usize, 1, 2, 3, 4], &mut rng);
-        let results = shown.results.iter().zip(&shown.propensities).zip(1u32..).map(|((&document, &propensity), at)| {
-            let clicked = rng.random::<f64>() < looks[at as usize - 1] * (2 + document) as f64 / 8.0;
-            moved(at, 5 - document as u32, f64::from(u8::from(clicked)), Some(propensity))
-        });
+        let results =
+            shown.results.iter().zip(&shown.propensities).zip(1u32..).map(|((&document, &propensity), at)| {
+                let clicked = rng.random::<f64>() < looks[at as usize - 1] * (2 + document) as f64 / 8.0;
+                moved(at, 5 - document as u32, f64::from(u8::from(clicked)), Some(propensity))
+            });
         each(unit, results.collect());
     }
 }
@@ -195,7 +198,11 @@ fn without_enough_exploration_nothing_is_concluded_and_the_reason_is_said() {
     let found = none.estimates(&Limits::default()).unwrap();
     assert_eq!((found.conclusion, found.unsupported), (None, 1.0));
     assert!(matches!(found.doubts[0], Doubt::Unsupported { share: 1.0, .. }), "{:?}", found.doubts);
-    assert!(found.doubts[0].to_string().starts_with("in 100.0 % of the searches the new ranking could never have been logged"));
+    assert!(
+        found.doubts[0]
+            .to_string()
+            .starts_with("in 100.0 % of the searches the new ranking could never have been logged")
+    );
     assert!(found.doubts[0].hint().starts_with("log more exploration"));
     // A little: supported, and far too few.
     let mut few = ByPlacement::new(None);
@@ -203,7 +210,10 @@ fn without_enough_exploration_nothing_is_concluded_and_the_reason_is_said() {
     let found = few.estimates(&Limits::default()).unwrap();
     assert_eq!((found.conclusion, found.unsupported), (None, 0.0));
     let doubted = |wanted: fn(&Doubt) -> bool| found.doubts.iter().any(wanted);
-    assert!(doubted(|doubt| matches!(doubt, Doubt::FewEffective { .. } | Doubt::FewEffectiveRewarded { .. })), "{found:?}");
+    assert!(
+        doubted(|doubt| matches!(doubt, Doubt::FewEffective { .. } | Doubt::FewEffectiveRewarded { .. })),
+        "{found:?}"
+    );
 }
 
 #[test]

@@ -9,15 +9,16 @@
 mod outcome;
 mod ratio_check;
 mod reading;
-mod users;
 #[cfg(test)]
 mod tests;
+mod users;
 
 pub use self::{
     outcome::{Metric, Outcome},
     ratio_check::{MISMATCH_BELOW, RatioCheck},
     reading::{
-        Against, ArmReading, Effect, Insufficient, Interval, LEVEL, MIN_EVENTS, MIN_USERS, Reading, ReadingOptions, Verdict,
+        Against, ArmReading, Effect, Insufficient, Interval, LEVEL, MIN_EVENTS, MIN_USERS, Reading, ReadingOptions,
+        Verdict,
     },
     users::{MAX_ARMS, Users},
 };

@@ -21,7 +21,8 @@ impl RatioCheck {
     /// `planned`: shares that sum to 1, one an arm, at least two.
     pub fn of(users: &[u64], planned: &[f64]) -> Self {
         let all = users.iter().sum::<u64>() as f64;
-        let terms = users.iter().zip(planned).map(|(&users, share)| (users as f64 - share * all).powi(2) / (share * all));
+        let terms =
+            users.iter().zip(planned).map(|(&users, share)| (users as f64 - share * all).powi(2) / (share * all));
         let chi_square: f64 = terms.sum();
         let freedom = users.len().saturating_sub(1).max(1) as f64;
         let p_value = ChiSquared::new(freedom).map_or(f64::NAN, |law| law.sf(chi_square));

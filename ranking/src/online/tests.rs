@@ -73,7 +73,8 @@ fn between_equal_arms_a_difference_is_seen_about_as_often_as_the_level_allows() 
     for seed in 0..SEEDS {
         let reading = test(seed, 1200, [0.3, 0.3], 0.25).read(&options(seed)).unwrap();
         for (at, alarms) in false_alarms.iter_mut().enumerate() {
-            *alarms += u32::from(matches!(reading.against_control[0].effects[at].verdict, Verdict::Higher | Verdict::Lower));
+            *alarms +=
+                u32::from(matches!(reading.against_control[0].effects[at].verdict, Verdict::Higher | Verdict::Lower));
         }
     }
     // 15 are expected of each; four standard deviations are 15.1.

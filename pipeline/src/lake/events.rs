@@ -1,4 +1,4 @@
-//! The few columns of a lake's file that say what was shown where and clicked.
+//! The few columns of a lake's file that say what was shown where to whom, and what came of it.
 
 use arrow::{
     array::{
@@ -6,89 +6,135 @@ use arrow::{
         TimestampMicrosecondArray,
     },
     compute::cast,
-    datatypes::{DataType, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType},
+    datatypes::{DataType, Float64Type, Int64Type, Schema, TimeUnit, TimestampMicrosecondType},
 };
 use futures::TryStreamExt as _;
-use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
+use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask, async_reader::AsyncFileReader};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::stored::StoredFile;
-use crate::{
-    ErrorKind, PipelineError,
-    lake::{Lake, LakeFile},
-    prepare::list_id,
-};
+use super::{Lake, LakeFile, stored::StoredFile};
+use crate::{ErrorKind, PipelineError, prepare::list_id};
 
 /// Events decoded at once.
 const BATCH: usize = 8192;
 
+/// What to read beside the results and their clicks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    /// Who searched.
+    pub people: bool,
+    /// Carts and purchases.
+    pub conversions: bool,
+    /// The column that names an A/B test's arm.
+    pub arm: Option<String>,
+}
+
 /// One search, ids as hashes.
-pub(super) struct Event<'a> {
+pub(crate) struct Event<'a> {
     /// In its file, from 0.
     pub row: u64,
     /// As `prepare` tells searches apart; none where the log lacks the session or the time.
     pub search: Option<i64>,
     pub query: u64,
+    /// If [wanted](Wanted::people); none where the log has none, or an empty one.
+    pub user: Option<u64>,
+    pub session: Option<u64>,
+    /// If wanted; none where the log has none.
+    pub arm: Option<&'a str>,
     pub explored: bool,
     pub results: &'a [Shown],
 }
 
 /// One result.
-pub(super) struct Shown {
+pub(crate) struct Shown {
     /// From 1.
     pub position: u32,
     pub document: u64,
     pub clicked: bool,
+    /// If [wanted](Wanted::conversions).
+    pub carted: bool,
+    pub purchased: bool,
     /// Of being shown where it was, where it was logged.
     pub propensity: Option<f64>,
 }
 
-/// Reads a file batch by batch. `name`: what a person knows it as.
-pub(super) async fn for_each_event(
-    lake: &Lake,
-    file: &LakeFile,
-    name: &str,
-    mut each: impl FnMut(Event<'_>) -> Result<(), PipelineError>,
-) -> Result<(), PipelineError> {
-    let unreadable = |error| {
-        PipelineError { kind: ErrorKind::Io, ..PipelineError::data(format!("`{name}` cannot be read as Parquet")) }
-            .because(error)
-    };
-    let reader = StoredFile { store: lake.store().object_store(), path: file.path.clone(), bytes: file.bytes };
-    let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(unreadable)?;
-    let wanted = |path: &[String]| match path {
-        [column] => ["session_id", "query_timestamp", "query_id", "explored"].contains(&column.as_str()),
-        [column, .., field] => {
-            column == "results" && ["position", "document_id", "clicked", "propensity"].contains(&field.as_str())
-        }
-        [] => false,
-    };
-    let leaves: Vec<usize> = builder
-        .parquet_schema()
-        .columns()
-        .iter()
-        .enumerate()
-        .filter(|(_, column)| wanted(column.path().parts()))
-        .map(|(leaf, _)| leaf)
-        .collect();
-    let mask = ProjectionMask::leaves(builder.parquet_schema(), leaves);
-    let mut batches = builder.with_projection(mask).with_batch_size(BATCH).build().map_err(unreadable)?;
-    let (mut first, mut results) = (0, Vec::new());
-    while let Some(batch) = batches.try_next().await.map_err(unreadable)? {
-        let columns = Columns::of(&batch).map_err(|problem| problem.at(name, first))?;
-        for row in 0..batch.num_rows() {
-            let event = columns.event(row, &mut results).map_err(|problem| problem.at(name, first))?;
-            each(Event { row: first + row as u64, ..event })?;
-        }
-        first += batch.num_rows() as u64;
+/// A file of events, its footer read.
+pub(crate) struct EventFile<'n> {
+    /// What a person knows it as.
+    name: &'n str,
+    builder: ParquetRecordBatchStreamBuilder<StoredFile>,
+}
+
+impl<'n> EventFile<'n> {
+    pub async fn open(lake: &Lake, file: &LakeFile, name: &'n str) -> Result<Self, PipelineError> {
+        let reader = StoredFile { store: lake.store().object_store(), path: file.path.clone(), bytes: file.bytes };
+        let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(|error| unreadable(name, error))?;
+        Ok(Self { name, builder })
     }
-    Ok(())
+
+    pub fn schema(&self) -> &Schema {
+        self.builder.schema()
+    }
+
+    /// How many events it holds.
+    pub fn events(&self) -> u64 {
+        self.builder.metadata().file_metadata().num_rows().max(0) as u64
+    }
+
+    /// Reads it batch by batch, the wanted columns alone.
+    pub async fn for_each(
+        self,
+        wanted: &Wanted,
+        mut each: impl FnMut(Event<'_>) -> Result<(), PipelineError>,
+    ) -> Result<(), PipelineError> {
+        let Self { name, builder } = self;
+        let mask = wanted.mask(&builder);
+        let batches = builder.with_projection(mask).with_batch_size(BATCH).build();
+        let mut batches = batches.map_err(|error| unreadable(name, error))?;
+        let (mut first, mut results) = (0, Vec::new());
+        while let Some(batch) = batches.try_next().await.map_err(|error| unreadable(name, error))? {
+            let columns = Columns::of(&batch, wanted).map_err(|problem| problem.at(name, first))?;
+            for row in 0..batch.num_rows() {
+                let event = columns.event(row, &mut results).map_err(|problem| problem.at(name, first))?;
+                each(Event { row: first + row as u64, ..event })?;
+            }
+            first += batch.num_rows() as u64;
+        }
+        Ok(())
+    }
+}
+
+fn unreadable(name: &str, error: parquet::errors::ParquetError) -> PipelineError {
+    PipelineError { kind: ErrorKind::Io, ..PipelineError::data(format!("`{name}` cannot be read as Parquet")) }
+        .because(error)
+}
+
+impl Wanted {
+    fn mask<T: AsyncFileReader + 'static>(&self, builder: &ParquetRecordBatchStreamBuilder<T>) -> ProjectionMask {
+        let wanted = |path: &[String]| match path {
+            [column] => {
+                ["session_id", "query_timestamp", "query_id", "explored"].contains(&column.as_str())
+                    || self.people && column == "user_id"
+                    || self.arm.as_ref() == Some(column)
+            }
+            [column, .., field] => {
+                let always = ["position", "document_id", "clicked", "propensity"].contains(&field.as_str());
+                let conversions = ["added_to_cart", "purchased"].contains(&field.as_str());
+                column == "results" && (always || self.conversions && conversions)
+            }
+            [] => false,
+        };
+        let columns = builder.parquet_schema().columns().iter().enumerate();
+        let leaves = columns.filter(|(_, column)| wanted(column.path().parts())).map(|(leaf, _)| leaf);
+        ProjectionMask::leaves(builder.parquet_schema(), leaves)
+    }
 }
 
 /// What is wrong with a batch.
 enum Problem {
     Missing(&'static str),
     Kind { column: &'static str, found: DataType },
+    Arm { column: String, found: DataType },
     Null { row: usize, column: &'static str },
     Position { row: usize, position: i64 },
 }
@@ -100,6 +146,9 @@ impl Problem {
             Self::Missing(column) => PipelineError::data(format!("`{file}` has no column `{column}`"))
                 .with_hint("click logs have the columns `query_id` and `results`, a list of `position`, `document_id`, `clicked`, …"),
             Self::Kind { column, found } => PipelineError::data(format!("`{file}`: column `{column}` is of type {found}")),
+            Self::Arm { column, found } => PipelineError::data(format!(
+                "`{file}`: column `{column}` is of type {found}, and arms are named by text, whole numbers or yes and no"
+            )),
             Self::Null { row, column } => PipelineError::data(format!("`{file}`, row {}: `{column}` is null", first + row as u64)),
             Self::Position { row, position } => {
                 let row = first + row as u64;
@@ -114,6 +163,9 @@ struct Columns {
     session: Option<StringArray>,
     time: Option<TimestampMicrosecondArray>,
     query: StringArray,
+    people: bool,
+    user: Option<StringArray>,
+    arm: Option<StringArray>,
     explored: Option<BooleanArray>,
     /// Where each event's results start, and where the last's end.
     starts: Vec<usize>,
@@ -121,11 +173,13 @@ struct Columns {
     position: Int64Array,
     document: StringArray,
     clicked: BooleanArray,
+    carted: Option<BooleanArray>,
+    purchased: Option<BooleanArray>,
     propensity: Option<Float64Array>,
 }
 
 impl Columns {
-    fn of(batch: &RecordBatch) -> Result<Self, Problem> {
+    fn of(batch: &RecordBatch, wanted: &Wanted) -> Result<Self, Problem> {
         let column = |name: &'static str| batch.column_by_name(name).ok_or(Problem::Missing(name));
         let lists = column("results")?;
         let (starts, values) = match lists.data_type() {
@@ -145,6 +199,11 @@ impl Columns {
         let optional = |found: Option<&ArrayRef>, name: &'static str, to: DataType| {
             found.map(|found| converted(found, name, &to)).transpose()
         };
+        let arm = wanted.arm.as_ref().and_then(|name| Some((name, batch.column_by_name(name)?)));
+        let yes_or_no = |name: &str, full: &'static str| {
+            let found = wanted.conversions.then(|| field(name, full)).transpose()?;
+            Ok(optional(found, full, DataType::Boolean)?.map(|column| column.as_boolean().clone()))
+        };
         let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
         Ok(Self {
             session: optional(batch.column_by_name("session_id"), "session_id", DataType::Utf8)?
@@ -152,6 +211,12 @@ impl Columns {
             time: optional(batch.column_by_name("query_timestamp"), "query_timestamp", time)?
                 .map(|column| column.as_primitive::<TimestampMicrosecondType>().clone()),
             query: converted(column("query_id")?, "query_id", &DataType::Utf8)?.as_string::<i32>().clone(),
+            people: wanted.people,
+            user: optional(batch.column_by_name("user_id"), "user_id", DataType::Utf8)?
+                .map(|column| column.as_string::<i32>().clone()),
+            arm: arm.map(|(name, column)| arms(name, column)).transpose()?,
+            carted: yes_or_no("added_to_cart", "results.added_to_cart")?,
+            purchased: yes_or_no("purchased", "results.purchased")?,
             explored: optional(batch.column_by_name("explored"), "explored", DataType::Boolean)?
                 .map(|column| column.as_boolean().clone()),
             position: converted(field("position", "results.position")?, "results.position", &DataType::Int64)?
@@ -171,7 +236,7 @@ impl Columns {
     }
 
     /// The event of a row of the batch; `results` is where its results go.
-    fn event<'a>(&self, row: usize, results: &'a mut Vec<Shown>) -> Result<Event<'a>, Problem> {
+    fn event<'a>(&'a self, row: usize, results: &'a mut Vec<Shown>) -> Result<Event<'a>, Problem> {
         let null = |column| Problem::Null { row, column };
         if self.query.is_null(row) {
             return Err(null("query_id"));
@@ -197,6 +262,8 @@ impl Columns {
                     .ok_or(Problem::Position { row, position })?,
                 document: xxh3_64(self.document.value(at).as_bytes()),
                 clicked: self.clicked.value(at),
+                carted: holds(&self.carted, at),
+                purchased: holds(&self.purchased, at),
                 propensity: self
                     .propensity
                     .as_ref()
@@ -204,15 +271,45 @@ impl Columns {
                     .map(|column| column.value(at)),
             });
         }
-        let explored = self.explored.as_ref().is_some_and(|column| column.is_valid(row) && column.value(row));
+        let explored = holds(&self.explored, row);
+        let named = |column: &'a Option<StringArray>| {
+            let column = column.as_ref().filter(|column| column.is_valid(row))?;
+            Some(column.value(row)).filter(|text| !text.is_empty())
+        };
+        let person = |column: &'a Option<StringArray>| named(column).filter(|_| self.people);
+        let hashed = |text: Option<&str>| text.map(|text| xxh3_64(text.as_bytes()));
         let search = match (&self.session, &self.time) {
             (Some(session), Some(time)) if session.is_valid(row) && time.is_valid(row) => {
                 Some(list_id(session.value(row), self.query.value(row), time.value(row)))
             }
             _ => None,
         };
-        Ok(Event { row: row as u64, search, query: xxh3_64(self.query.value(row).as_bytes()), explored, results })
+        Ok(Event {
+            row: row as u64,
+            search,
+            query: xxh3_64(self.query.value(row).as_bytes()),
+            user: hashed(person(&self.user)),
+            session: hashed(person(&self.session)),
+            arm: named(&self.arm),
+            explored,
+            results,
+        })
     }
+}
+
+fn holds(column: &Option<BooleanArray>, row: usize) -> bool {
+    column.as_ref().is_some_and(|column| column.is_valid(row) && column.value(row))
+}
+
+/// The names of arms, whatever they are written as.
+fn arms(name: &str, column: &ArrayRef) -> Result<StringArray, Problem> {
+    let found = column.data_type();
+    let refused = || Problem::Arm { column: name.to_owned(), found: found.clone() };
+    let is_text = matches!(found, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Dictionary(..));
+    if !is_text && !found.is_integer() && *found != DataType::Boolean {
+        return Err(refused());
+    }
+    Ok(cast(column, &DataType::Utf8).map_err(|_| refused())?.as_string::<i32>().clone())
 }
 
 /// Other writers take other widths of numbers and kinds of text.

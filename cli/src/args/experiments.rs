@@ -1,0 +1,197 @@
+//! What can be typed after `lockstep counterfactual` and `lockstep abtest`.
+
+use std::path::PathBuf;
+
+use chrono::NaiveDate;
+use clap::{Subcommand, ValueEnum};
+
+#[derive(Debug, Subcommand)]
+pub enum Counterfactual {
+    /// From the click logs of a lake and the new ranker's scores: what it would have earned had it ordered what was shown.
+    Clicks(Box<CounterfactualClicksArgs>),
+    /// From a table of logged actions with their probabilities: the general off-policy estimate.
+    Actions(CounterfactualActionsArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct CounterfactualClicksArgs {
+    /// The lake: a folder, or `s3://bucket/prefix`.
+    #[arg(long, value_name = "LAKE")]
+    pub logs: String,
+    /// The first date to read, in UTC [default: the lake's first].
+    #[arg(long, value_name = "DATE")]
+    pub from: Option<NaiveDate>,
+    /// The last date to read [default: the lake's last].
+    #[arg(long, value_name = "DATE")]
+    pub to: Option<NaiveDate>,
+    /// The new ranker's scores of what was shown: Parquet or CSV with `list_id` or `query_id`, `document_id` and `score`, as `lockstep score`
+    /// writes them.
+    #[arg(long, value_name = "FILE")]
+    pub scores: PathBuf,
+    /// What makes a logged reward stand for one at the new position.
+    #[arg(long, value_enum, default_value_t = ListWeightsWord::Examination)]
+    pub weights: ListWeightsWord,
+    /// How often positions are looked at: a table of `lockstep propensity estimate`, or `reference`. For `--weights examination`.
+    #[arg(long, value_name = "FILE", required_if_eq("weights", "examination"))]
+    pub propensities: Option<String>,
+    /// What a reward is worth at a position. `dcg` is for `--weights examination`.
+    #[arg(long, value_enum, default_value_t = GainWord::Clicks)]
+    pub gain: GainWord,
+    /// What is earned.
+    #[arg(long, value_enum, default_value_t = RewardWord::Click)]
+    pub reward: RewardWord,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct CounterfactualActionsArgs {
+    /// A row an action: Parquet, a folder of it, CSV or TSV.
+    #[arg(value_name = "FILE")]
+    pub table: PathBuf,
+    /// The column of what was earned.
+    #[arg(long, value_name = "COLUMN", default_value = "reward")]
+    pub reward: String,
+    /// The column of the probability, above 0, with which the logging policy did what it did.
+    #[arg(long, value_name = "COLUMN", default_value = "propensity")]
+    pub propensity: String,
+    /// The column of the probability with which the new policy would have done the same.
+    #[arg(long, value_name = "COLUMN", default_value = "target")]
+    pub target: String,
+    /// The column of whose action it was: what one user does may hang together [default: rows are independent].
+    #[arg(long, value_name = "COLUMN")]
+    pub unit: Option<String>,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct LimitArgs {
+    /// The largest weight of the clipped estimate.
+    #[arg(long, value_name = "WEIGHT", default_value_t = 10.0)]
+    pub clip: f64,
+    /// Conclude nothing from a smaller effective sample size.
+    #[arg(long, value_name = "N", default_value_t = 100.0)]
+    pub min_effective: f64,
+    /// Conclude nothing where a single reward carries a larger share.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
+    pub max_share: f64,
+    /// Conclude nothing where a larger share of the searches could never have been logged as the new ranker orders them.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
+    pub max_unsupported: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ListWeightsWord {
+    /// Looks at the new position / looks at the logged one: the position-based model, with little variance.
+    Examination,
+    /// 1 / the logged probability of having been shown there, for results that stood where the new ranker puts them, 0 for others: needs
+    /// exploration, and no model of looking.
+    Placement,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GainWord {
+    /// The reward that is seen there: the estimate is of rewards a search.
+    Clicks,
+    /// 1 / log2(1 + position): the estimate is of the DCG of what is wanted.
+    Dcg,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RewardWord {
+    Click,
+    Cart,
+    Purchase,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct AbTestArgs {
+    /// The lake: a folder, or `s3://bucket/prefix`.
+    #[arg(long, value_name = "LAKE")]
+    pub logs: String,
+    /// The first date to read, in UTC [default: the lake's first].
+    #[arg(long, value_name = "DATE")]
+    pub from: Option<NaiveDate>,
+    /// The last date to read [default: the lake's last].
+    #[arg(long, value_name = "DATE")]
+    pub to: Option<NaiveDate>,
+    /// The column of events that names the arm.
+    #[arg(long, value_name = "COLUMN", default_value = "arm")]
+    pub arm_column: String,
+    /// The arms to read [default: all].
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub arms: Vec<String>,
+    /// The arm that the others are compared with [default: control].
+    #[arg(long, value_name = "NAME")]
+    pub control: Option<String>,
+    /// How users were to be divided, for the check of the sample ratio: `control=0.9,treatment=0.1` [default: equally].
+    #[arg(long, value_name = "NAME=PART,…", value_delimiter = ',', value_parser = part)]
+    pub split: Vec<(String, f64)>,
+    /// What becomes of searches whose user is not known.
+    #[arg(long, value_enum, default_value_t = WithoutUser::Refuse)]
+    pub without_user: WithoutUser,
+    /// Resamples of the bootstrap over users.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub resamples: usize,
+    /// Of the bootstrap: the same seed and logs give the same intervals.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WithoutUser {
+    /// Read nothing, and say how many there are.
+    Refuse,
+    LeaveOut,
+    /// Each session counts as a user.
+    Session,
+}
+
+fn part(text: &str) -> Result<(String, f64), String> {
+    let wrong = || format!("`{text}` is no part of a split: write a name and a number, as in `treatment=0.1`");
+    let (name, part) = text.split_once('=').ok_or_else(wrong)?;
+    Ok((name.trim().to_owned(), part.trim().parse().map_err(|_| wrong())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Args, Verb};
+
+    fn parse(line: &str) -> Result<Verb, clap::Error> {
+        Args::try_parse_from(line.split(' ')).map(|args| args.verb)
+    }
+
+    #[test]
+    fn weights_by_examination_need_propensities_and_by_placement_none() {
+        let clicks = "lockstep counterfactual clicks --logs lake --scores scores.parquet";
+        assert!(parse(clicks).is_err());
+        let Ok(Verb::Counterfactual(Counterfactual::Clicks(args))) = parse(&format!("{clicks} --propensities p.json"))
+        else {
+            panic!("not clicks")
+        };
+        assert_eq!((args.weights, args.limits.clip), (ListWeightsWord::Examination, 10.0));
+        assert!(parse(&format!("{clicks} --weights placement")).is_ok());
+    }
+
+    #[test]
+    fn a_split_is_named_parts() {
+        let Ok(Verb::Abtest(args)) = parse("lockstep abtest --logs lake --split control=0.9,treatment=0.1") else {
+            panic!("not abtest")
+        };
+        assert_eq!(args.split, [("control".to_owned(), 0.9), ("treatment".to_owned(), 0.1)]);
+        assert!(parse("lockstep abtest --logs lake --split 0.9,0.1").is_err());
+    }
+}
