@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes the Python environment NAME out of scripts/venvs/NAME.txt, its pinned requirements: `scripts/venv.sh spark`.
 # Prints the python of $LOCKSTEP_CACHE/venvs/NAME on stdout; quick when all is there, and safe to interrupt or to run twice at once.
-# Wheels only, lest a compiler be needed: a requirements file that must have it otherwise says `--no-binary PACKAGE`.
+# Wheels only, lest a compiler be needed: a requirements file that must have it otherwise says `--no-binary PACKAGE`. Options of pip that such a
+# file cannot hold stand in a line `# pip options: …` of it.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
@@ -27,7 +28,8 @@ if ! ready; then
     # Without its stamp a venv is unfinished, and made anew. pip holds the lock too: what outlives a killed run is waited for.
     rm -rf "$venv"
     python3 -m venv "$venv"
-    "$venv/bin/python" -m pip --quiet --disable-pip-version-check install --only-binary=:all: -r "$requirements" >&2 \
+    read -ra options <<<"$(sed -n 's/^# pip options: //p' "$requirements")"
+    "$venv/bin/python" -m pip --quiet --disable-pip-version-check install --only-binary=:all: ${options[@]+"${options[@]}"} -r "$requirements" >&2 \
         || fail "the Python packages of \`$name\` could not be installed" "see pip's message above; the requirements are in $requirements"
     echo "$wanted" >"$venv/stamp.new"
     mv "$venv/stamp.new" "$venv/stamp"

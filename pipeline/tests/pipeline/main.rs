@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod click_bias;
+mod experiments;
 mod generate;
 mod import;
 mod inspect;

@@ -6,6 +6,7 @@ mod bad_input;
 mod collect;
 mod debiasing;
 mod engine;
+mod experiments;
 mod foreign_clients;
 mod judge;
 mod parity;
