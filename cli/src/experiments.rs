@@ -30,8 +30,13 @@ pub async fn clicks(args: CounterfactualClicksArgs) -> Result<ExitCode, Fault> {
         GainWord::Dcg => Gain::Dcg,
     };
     let weights = match (args.weights, args.propensities) {
-        (ListWeightsWord::Examination, table) => {
-            let table = match table.as_deref().unwrap_or("reference") {
+        (ListWeightsWord::Examination, None) => {
+            return Err(Fault::words("--weights examination needs to know how often positions are looked at").hint(
+                "say --propensities FILE, of `lockstep propensity estimate`, or --propensities reference; or weigh by --weights placement",
+            ));
+        }
+        (ListWeightsWord::Examination, Some(table)) => {
+            let table = match &*table {
                 "reference" => PropensityTable::reference(),
                 path => read_table(Path::new(path))?,
             };
@@ -60,7 +65,7 @@ pub async fn clicks(args: CounterfactualClicksArgs) -> Result<ExitCode, Fault> {
             RewardWord::Cart => Reward::Cart,
             RewardWord::Purchase => Reward::Purchase,
         },
-        clip: Some(args.limits.clip),
+        clip: args.limits.clip,
         limits: limits(args.limits),
     };
     let bar = progress_bar();
@@ -81,7 +86,7 @@ pub fn actions(args: CounterfactualActionsArgs) -> Result<ExitCode, Fault> {
         propensity: args.propensity,
         target: args.target,
         unit: args.unit,
-        clip: Some(args.limits.clip),
+        clip: args.limits.clip,
         limits: limits(args.limits),
     };
     let estimates = counterfactual::actions(&options)?;

@@ -113,7 +113,7 @@ pub async fn read(options: &AbTestOptions, progress: &mut dyn FnMut(u64, u64)) -
         let opened = EventFile::open(&lake, file, &name).await?;
         if opened.schema().column_with_name(&options.arm_column).is_some() {
             candidates = None;
-            let each = |event: Event<'_>| {
+            let each = |event: Event<'_>| -> Result<(), PipelineError> {
                 if event.search.is_some_and(|search| !seen.insert(search)) {
                     repeated += 1;
                     return Ok(());

@@ -32,7 +32,7 @@ pub struct CounterfactualClicksArgs {
     #[arg(long, value_enum, default_value_t = ListWeightsWord::Examination)]
     pub weights: ListWeightsWord,
     /// How often positions are looked at: a table of `lockstep propensity estimate`, or `reference`. For `--weights examination`.
-    #[arg(long, value_name = "FILE", required_if_eq("weights", "examination"))]
+    #[arg(long, value_name = "FILE")]
     pub propensities: Option<String>,
     /// What a reward is worth at a position. `dcg` is for `--weights examination`.
     #[arg(long, value_enum, default_value_t = GainWord::Clicks)]
@@ -73,9 +73,9 @@ pub struct CounterfactualActionsArgs {
 
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct LimitArgs {
-    /// The largest weight of the clipped estimate.
-    #[arg(long, value_name = "WEIGHT", default_value_t = 10.0)]
-    pub clip: f64,
+    /// Estimate with no weight above this, too [default: only with the weights as they are].
+    #[arg(long, value_name = "WEIGHT")]
+    pub clip: Option<f64>,
     /// Conclude nothing from a smaller effective sample size.
     #[arg(long, value_name = "N", default_value_t = 100.0)]
     pub min_effective: f64,
@@ -175,15 +175,15 @@ mod tests {
     }
 
     #[test]
-    fn weights_by_examination_need_propensities_and_by_placement_none() {
+    fn lists_are_weighed_by_examination_unless_asked_otherwise_and_nothing_is_clipped() {
         let clicks = "lockstep counterfactual clicks --logs lake --scores scores.parquet";
-        assert!(parse(clicks).is_err());
         let Ok(Verb::Counterfactual(Counterfactual::Clicks(args))) = parse(&format!("{clicks} --propensities p.json"))
         else {
             panic!("not clicks")
         };
-        assert_eq!((args.weights, args.limits.clip), (ListWeightsWord::Examination, 10.0));
-        assert!(parse(&format!("{clicks} --weights placement")).is_ok());
+        assert_eq!((args.weights, args.limits.clip), (ListWeightsWord::Examination, None));
+        assert!(parse(&format!("{clicks} --weights placement --clip 5")).is_ok());
+        assert!(parse("lockstep counterfactual clicks --logs lake").is_err());
     }
 
     #[test]

@@ -70,18 +70,19 @@ pub fn actions(estimates: &Estimates, options: &ActionsOptions) -> String {
 
 fn table(estimates: &Estimates, unit: &str, clip: Option<f64>) -> String {
     let mut lines = String::new();
-    let weights = estimates.weights;
-    let _ = writeln!(
+    let (weights, rewarded) = (estimates.weights, estimates.rewarded);
+    let _ = write!(
         lines,
-        "           largest {:.2}, effective sample size {} of {} ({:.1} %); rewarded ones {} of {}, the largest {:.1} % of all",
+        "           largest {:.2}, effective sample size {} of {} ({:.1} %)",
         weights.largest,
         count(weights.effective as u64),
         count(weights.rows),
-        100.0 * weights.effective / weights.rows.max(1) as f64,
-        count(estimates.rewarded.effective as u64),
-        count(estimates.rewarded.rows),
-        100.0 * estimates.rewarded.largest_share
+        100.0 * weights.effective / weights.rows.max(1) as f64
     );
+    if rewarded.rows != weights.rows {
+        let _ = write!(lines, ", of rewarded ones {} of {}", count(rewarded.effective as u64), count(rewarded.rows));
+    }
+    let _ = writeln!(lines, "; one reward carries up to {:.2} %", 100.0 * rewarded.largest_share);
     if let Some(Value { value, low, high }) = estimates.mean_weight {
         let _ = writeln!(lines, "           {value:.4} on average ({low:.4} to {high:.4}), 1 is expected");
     }
@@ -214,7 +215,16 @@ pub fn abtest(report: &AbTestReport) -> String {
         against.effects.iter().for_each(|effect| lines += &line(effect));
     }
     let _ = write!(lines, "\nusers resampled {} times, seed {}; ", count(report.resamples as u64), report.seed);
-    if ratio_check.mismatch {
+    let mixed = report.reading.users_are_mixed();
+    if mixed {
+        let _ = write!(
+            lines,
+            "no conclusion: {:.1} % of the users saw several arms, and {:.1} % is the most; those who search much are left out first, so that those who are \
+             left are others\nwhat to do: keep a user in an arm; where sessions were divided, log each session's id as its user for the test",
+            100.0 * report.reading.share_in_several(),
+            100.0 * ranking::online::MAX_IN_SEVERAL
+        );
+    } else if ratio_check.mismatch {
         lines += "no conclusion: the arms do not have the users that they were to have, so that something loses users of one arm more than of \
             another, and what is left cannot be compared\nwhat to do: find where users are lost (redirects, crashes, late logging, bots), or give \
             the planned split with `--split`";
@@ -237,7 +247,7 @@ fn line(effect: &Effect) -> String {
     let verdict = match effect.verdict {
         Verdict::Higher => "  higher",
         Verdict::Lower => "  lower",
-        Verdict::NotApart | Verdict::TooRare | Verdict::RatioMismatch => "",
+        Verdict::NotApart | Verdict::TooRare | Verdict::RatioMismatch | Verdict::UsersMixed => "",
     };
     let lift = effect.lift.map_or_else(
         || ("-".into(), "-".into()),
@@ -261,6 +271,12 @@ struct Small(f64);
 impl std::fmt::Display for Small {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let digits = f.precision().unwrap_or(2);
-        if self.0 < 0.01 { write!(f, "{:.digits$e}", self.0) } else { write!(f, "{:.digits$}", self.0) }
+        if self.0 == 0.0 {
+            f.write_str("0")
+        } else if self.0 < 0.01 {
+            write!(f, "{:.digits$e}", self.0)
+        } else {
+            write!(f, "{:.digits$}", self.0)
+        }
     }
 }

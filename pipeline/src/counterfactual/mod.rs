@@ -120,14 +120,14 @@ pub async fn clicks(
     };
     let wanted = Wanted { people: true, conversions: options.reward != Reward::Click, arm: None };
     let (mut seen, mut searches, mut repeated) = (HashSet::new(), 0u64, 0u64);
-    let (mut unscored, mut partly_scored, mut nameless) = (0, 0, 0u64);
+    let (mut unscored, mut partly_scored, mut nameless) = (0u64, 0u64, 0u64);
     let (mut found, mut results) = (Vec::new(), Vec::new());
     let all = files.iter().map(|file| file.bytes).sum();
     let mut done = 0;
     for file in &files {
         let name = lake.store().display(&lake.store().relative(&file.path).unwrap_or_default());
         let opened = EventFile::open(&lake, file, &name).await?;
-        let each = |event: Event<'_>| {
+        let each = |event: Event<'_>| -> Result<(), PipelineError> {
             if event.search.is_some_and(|search| !seen.insert(search)) {
                 repeated += 1;
                 return Ok(());

@@ -9,7 +9,10 @@ use arrow::{
     datatypes::{DataType, Float64Type, Int64Type, Schema, TimeUnit, TimestampMicrosecondType},
 };
 use futures::TryStreamExt as _;
-use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask, async_reader::AsyncFileReader};
+use parquet::{
+    arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask},
+    schema::types::SchemaDescriptor,
+};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Lake, LakeFile, stored::StoredFile};
@@ -88,7 +91,7 @@ impl<'n> EventFile<'n> {
         mut each: impl FnMut(Event<'_>) -> Result<(), PipelineError>,
     ) -> Result<(), PipelineError> {
         let Self { name, builder } = self;
-        let mask = wanted.mask(&builder);
+        let mask = wanted.mask(builder.parquet_schema());
         let batches = builder.with_projection(mask).with_batch_size(BATCH).build();
         let mut batches = batches.map_err(|error| unreadable(name, error))?;
         let (mut first, mut results) = (0, Vec::new());
@@ -110,7 +113,7 @@ fn unreadable(name: &str, error: parquet::errors::ParquetError) -> PipelineError
 }
 
 impl Wanted {
-    fn mask<T: AsyncFileReader + 'static>(&self, builder: &ParquetRecordBatchStreamBuilder<T>) -> ProjectionMask {
+    fn mask(&self, schema: &SchemaDescriptor) -> ProjectionMask {
         let wanted = |path: &[String]| match path {
             [column] => {
                 ["session_id", "query_timestamp", "query_id", "explored"].contains(&column.as_str())
@@ -124,9 +127,9 @@ impl Wanted {
             }
             [] => false,
         };
-        let columns = builder.parquet_schema().columns().iter().enumerate();
+        let columns = schema.columns().iter().enumerate();
         let leaves = columns.filter(|(_, column)| wanted(column.path().parts())).map(|(leaf, _)| leaf);
-        ProjectionMask::leaves(builder.parquet_schema(), leaves)
+        ProjectionMask::leaves(schema, leaves)
     }
 }
 
@@ -200,7 +203,7 @@ impl Columns {
             found.map(|found| converted(found, name, &to)).transpose()
         };
         let arm = wanted.arm.as_ref().and_then(|name| Some((name, batch.column_by_name(name)?)));
-        let yes_or_no = |name: &str, full: &'static str| {
+        let yes_or_no = |name: &str, full: &'static str| -> Result<Option<BooleanArray>, Problem> {
             let found = wanted.conversions.then(|| field(name, full)).transpose()?;
             Ok(optional(found, full, DataType::Boolean)?.map(|column| column.as_boolean().clone()))
         };

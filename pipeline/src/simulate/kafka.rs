@@ -255,12 +255,15 @@ impl Serialize for Features<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulate::{Log, SimulateOptions};
+    use crate::simulate::{Log, SimulateOptions, SimulatedArm};
 
     #[test]
     fn what_goes_over_the_wire_is_read_back_as_the_same_event() {
+        let arms = vec![SimulatedArm { name: "control".into(), ranker: 1 }];
         for log_features in [vec![], vec!["bm25_score".to_owned(), "user_preference_match".to_owned()]] {
-            let options = SimulateOptions { events: 300, anonymous: 0.3, log_features, ..SimulateOptions::default() };
+            let arms = arms.clone();
+            let options =
+                SimulateOptions { events: 300, anonymous: 0.3, log_features, arms, ..SimulateOptions::default() };
             let mut log = Log::new(&options);
             let mut event = Log::blank();
             while log.fill(&mut event) {

@@ -9,7 +9,8 @@ use pipeline::{
     inspect::{InspectOptions, inspect},
     lake::Lake,
     simulate::{
-        ClickModel, Destination, EXAMINATION, EventsTo, Log, SimulateOptions, SimulateReport, World, query_id, simulate,
+        ClickModel, Destination, EXAMINATION, EventsTo, Log, SimulateOptions, SimulateReport, SimulatedArm, World,
+        query_id, simulate,
     },
 };
 use ranking::events::SearchEvent;
@@ -85,6 +86,32 @@ fn a_longer_log_begins_with_the_shorter_one() {
         (event.session_id.clone(), event.query.clone(), event.user_id.clone(), results.collect::<Vec<_>>())
     };
     assert!(denser[..1000].iter().map(content).eq(short[..1000].iter().map(content)));
+}
+
+#[test]
+fn users_stay_in_their_arm_whose_ranker_answers_and_who_searches_what_is_as_without_a_test() {
+    let arm = |name: &str, ranker| SimulatedArm { name: name.into(), ranker };
+    let options = SimulateOptions { anonymous: 0.2, ..small() };
+    let without = events(&options);
+    let tested = events(&SimulateOptions { arms: vec![arm("control", 1), arm("treatment", 4)], ..options });
+    let mut arms = std::collections::HashMap::new();
+    for (event, without) in tested.iter().zip(&without) {
+        let same = |event: &SearchEvent| {
+            (event.session_id.clone(), event.query.clone(), event.user_id.clone(), event.query_timestamp)
+        };
+        assert_eq!((same(event), &without.arm), (same(without), &None));
+        let arm = event.arm.as_deref().unwrap();
+        let ranker = event.ranker_version.as_deref().unwrap();
+        assert!([("control", "r1"), ("treatment", "r4")].contains(&(arm, ranker)), "{arm} {ranker}");
+        let who = event.user_id.clone().unwrap_or_else(|| event.session_id.clone());
+        assert_eq!(*arms.entry(who).or_insert(arm), arm);
+    }
+    let treated = arms.values().filter(|arm| **arm == "treatment").count() as f64 / arms.len() as f64;
+    assert!((treated - 0.5).abs() < 0.1, "{treated} of {}", arms.len());
+    let twice = SimulateOptions { arms: vec![arm("a", 1), arm("a", 2)], ..small() };
+    assert!(twice.check().unwrap_err().message.starts_with("two arms are called `a`"));
+    let none = SimulateOptions { arms: vec![arm("a", 0)], ..small() };
+    assert_eq!(none.check().unwrap_err().message, "arm `a` has ranker 0");
 }
 
 #[test]

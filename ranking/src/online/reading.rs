@@ -17,6 +17,9 @@ pub const MIN_USERS: u64 = 100;
 /// Of an arm in which what a metric counts has happened less often than this, the bootstrap's distribution is a few steps.
 pub const MIN_EVENTS: u64 = 10;
 
+/// A larger share of users who saw several arms says that users were not what was divided; the heaviest searchers are left out first.
+pub const MAX_IN_SEVERAL: f64 = 0.05;
+
 /// How to read a test.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReadingOptions {
@@ -103,6 +106,20 @@ pub enum Verdict {
     TooRare,
     /// The arms do not have the users that they were meant to have, so nothing follows.
     RatioMismatch,
+    /// More than [`MAX_IN_SEVERAL`] of the users saw several arms, so nothing follows.
+    UsersMixed,
+}
+
+impl Reading {
+    /// The share of users who were seen in several arms.
+    pub fn share_in_several(&self) -> f64 {
+        let in_one: u64 = self.arms.iter().map(|arm| arm.users).sum();
+        self.users_in_several as f64 / (in_one + self.users_in_several).max(1) as f64
+    }
+
+    pub fn users_are_mixed(&self) -> bool {
+        self.share_in_several() > MAX_IN_SEVERAL
+    }
 }
 
 impl Users {
@@ -124,13 +141,13 @@ impl Users {
             let resampled = resamples(&arms[arm], arm, options);
             let effect = |metric: &Metric| {
                 let pairs = || baseline.iter().zip(&resampled).map(|(old, new)| (metric.of(old), metric.of(new)));
-                effect(*metric, [&totals[control], &totals[arm]], ratio_check.mismatch, pairs)
+                effect(*metric, [&totals[control], &totals[arm]], pairs)
             };
             Against { arm: options.arms[arm].clone(), effects: Metric::ALL.iter().map(effect).collect() }
         };
         let readings = arms.iter().zip(&totals).zip(options.arms.iter().zip(&options.split));
         let (users_in_several, searches_in_several) = self.in_several();
-        Ok(Reading {
+        let mut reading = Reading {
             control: options.arms[control].clone(),
             ratio_check,
             users_in_several,
@@ -145,7 +162,17 @@ impl Users {
                     values: Metric::ALL.iter().map(|metric| metric.of(totals)).collect(),
                 })
                 .collect(),
-        })
+        };
+        let unfair = match (reading.users_are_mixed(), ratio_check.mismatch) {
+            (true, _) => Some(Verdict::UsersMixed),
+            (false, true) => Some(Verdict::RatioMismatch),
+            (false, false) => None,
+        };
+        if let Some(unfair) = unfair {
+            let effects = reading.against_control.iter_mut().flat_map(|against| &mut against.effects);
+            effects.for_each(|effect| effect.verdict = unfair);
+        }
+        Ok(reading)
     }
 }
 
@@ -158,7 +185,6 @@ fn resamples(users: &ArmUsers, arm: usize, options: &ReadingOptions) -> Vec<Sums
 fn effect<P: Iterator<Item = (f64, f64)>>(
     metric: Metric,
     [control, arm]: [&Sums; 2],
-    mismatch: bool,
     resampled: impl Fn() -> P,
 ) -> Effect {
     let (old, new) = (metric.of(control), metric.of(arm));
@@ -170,7 +196,6 @@ fn effect<P: Iterator<Item = (f64, f64)>>(
     let difference = interval(new - old, |(old, new)| new - old);
     let lift = (old > 0.0).then(|| interval(new / old - 1.0, |(old, new)| new / old - 1.0));
     let verdict = match (difference.low, difference.high) {
-        _ if mismatch => Verdict::RatioMismatch,
         (Some(low), _) if low > 0.0 => Verdict::Higher,
         (_, Some(high)) if high < 0.0 => Verdict::Lower,
         (Some(_), Some(_)) => Verdict::NotApart,

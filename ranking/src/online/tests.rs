@@ -165,7 +165,14 @@ fn users_of_several_arms_count_in_none() {
     }
     let after = users.read(&options(0)).unwrap();
     assert_eq!((after.users_in_several, after.searches_in_several), (10, 30));
-    assert_eq!((after.arms, after.against_control), (before.arms, before.against_control));
+    assert_eq!((&after.arms, &after.against_control), (&before.arms, &before.against_control));
+    assert!((after.share_in_several() - 10.0 / 1010.0).abs() < 1e-12 && !after.users_are_mixed());
+    for user in 6000..6100u64 {
+        users.add(user, 0, &clicked);
+        users.add(user, 1, &clicked);
+    }
+    let mixed = users.read(&options(0)).unwrap();
+    assert!(mixed.against_control[0].effects.iter().all(|effect| effect.verdict == Verdict::UsersMixed));
 }
 
 #[test]

@@ -63,15 +63,24 @@ fn a_better_ranker_is_seen_in_the_logs_of_the_old_one_and_without_exploration_on
     let (model, logged) = (&found["estimates"]["ips"], &placed["estimates"]["snips"]);
     // Two ways to the same number, with other assumptions.
     let number = |value: &Value| value.as_f64().unwrap();
-    assert!(number(&model["low"]) < number(&logged["high"]) && number(&logged["low"]) < number(&model["high"]), "{model} {logged}");
+    assert!(
+        number(&model["low"]) < number(&logged["high"]) && number(&logged["low"]) < number(&model["high"]),
+        "{model} {logged}"
+    );
     let text = sandbox.lockstep(&by_examination).ok().out;
-    assert!(text.contains("effective sample size") && text.contains("the new ranker is better than what was logged: +"), "{text}");
+    assert!(
+        text.contains("effective sample size") && text.contains("the new ranker is better than what was logged: +"),
+        "{text}"
+    );
     println!("{text}\n{}", sandbox.lockstep(&by_placement).ok().out);
 
     let unexplored = simulated("0");
     scores(&unexplored);
     let refused = unexplored.lockstep(&by_placement).ok().out;
-    assert!(refused.contains("no conclusion:\n  - in 100.0 % of the searches the new ranking could never have been logged"), "{refused}");
+    assert!(
+        refused.contains("no conclusion:\n  - in 100.0 % of the searches the new ranking could never have been logged"),
+        "{refused}"
+    );
     assert!(refused.contains("what to do: log more exploration"), "{refused}");
 }
 
@@ -84,13 +93,20 @@ fn an_online_test_is_read_from_the_lake_that_it_was_logged_to() {
     let reading = &found["reading"];
     assert_eq!((&reading["control"], &reading["ratio_check"]["mismatch"]), (&"control".into(), &false.into()));
     let effects = reading["against_control"][0]["effects"].as_array().unwrap();
-    assert_eq!((effects.len(), &effects[0]["metric"], &effects[0]["verdict"]), (6, &"click_through".into(), &"higher".into()));
+    assert_eq!(
+        (effects.len(), &effects[0]["metric"], &effects[0]["verdict"]),
+        (6, &"click_through".into(), &"higher".into())
+    );
     let text = with(&[]).ok().out;
     assert!(text.contains("sample ratio: as planned") && text.contains("treatment against control"), "{text}");
     println!("{text}");
     let mismatch = with(&["--split", "control=0.9,treatment=0.1"]).ok().out;
     assert!(mismatch.contains("sample ratio: MISMATCH") && mismatch.contains("no conclusion"), "{mismatch}");
-    assert_eq!(json(with(&["--split", "control=0.9,treatment=0.1", "--json"]))["reading"]["against_control"][0]["effects"][0]["verdict"], "ratio-mismatch");
+    assert_eq!(
+        json(with(&["--split", "control=0.9,treatment=0.1", "--json"]))["reading"]["against_control"][0]["effects"][0]
+            ["verdict"],
+        "ratio-mismatch"
+    );
 
     let refused = |more: &[&str]| {
         let ended = with(more);
@@ -98,7 +114,10 @@ fn an_online_test_is_read_from_the_lake_that_it_was_logged_to() {
         ended.err
     };
     let error = refused(&["--arm-column", "variant"]);
-    assert!(error.contains("have no column `variant`") && error.contains("hint: log the arm with every search"), "{error}");
+    assert!(
+        error.contains("have no column `variant`") && error.contains("hint: log the arm with every search"),
+        "{error}"
+    );
     assert!(refused(&["--arms", "control"]).contains("a comparison takes two arms"));
     assert!(refused(&["--control", "blue"]).contains("there are control, treatment"));
     assert!(refused(&["--split", "control=1"]).contains("does not say how many users arm `treatment` was to have"));
@@ -128,7 +147,13 @@ fn ips_clipped_and_snips_are_those_of_obp_on_ten_thousand_logged_actions() {
     let mut text = "reward,propensity,target\n".to_owned();
     for _ in 0..10_000 {
         let mut draw = unit();
-        let action = logging.iter().position(|share| { draw -= share; draw < 0.0 }).unwrap_or(4);
+        let action = logging
+            .iter()
+            .position(|share| {
+                draw -= share;
+                draw < 0.0
+            })
+            .unwrap_or(4);
         let reward = f64::from(u8::from(unit() < 0.1 + 0.1 * action as f64));
         let _ = writeln!(text, "{reward},{},{}", logging[action], target[action]);
     }
@@ -143,7 +168,11 @@ fn ips_clipped_and_snips_are_those_of_obp_on_ten_thousand_logged_actions() {
     println!("{text}");
     let refused = sandbox.lockstep(&["counterfactual", "actions", "actions.csv", "--target", "new"]);
     assert_eq!(refused.code, Some(2));
-    assert!(refused.err.contains("has no column `new`\nhint: its columns are reward, propensity, target"), "{}", refused.err);
+    assert!(
+        refused.err.contains("has no column `new`\nhint: its columns are reward, propensity, target"),
+        "{}",
+        refused.err
+    );
 
     let Some(theirs) = obp(&sandbox, &["actions.csv", "--clip", "2.5"]) else { return };
     let theirs = json(theirs);
