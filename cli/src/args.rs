@@ -16,7 +16,7 @@ pub use collect::CollectArgs;
 pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels, Layout, OutputArgs, SplitArgs};
 pub use experiments::{
     AbTestArgs, Counterfactual, CounterfactualActionsArgs, CounterfactualClicksArgs, GainWord, LimitArgs,
-    ListWeightsWord, RewardWord, WithoutUser,
+    ListWeightsWord, RewardWord, UnitWord, WithoutUser,
 };
 pub use judge::{AggregateArgs, CreateArgs, Judge, JudgeMethod, PlatformArgs, PullArgs};
 pub use logs::{ClickModel, ImportLogs, Logs, SimulateArgs, UbiArgs, Unknown};

@@ -18,7 +18,7 @@ use ranking::{
 use crate::{
     args::{
         AbTestArgs, CounterfactualActionsArgs, CounterfactualClicksArgs, GainWord, LimitArgs, ListWeightsWord,
-        RewardWord, WithoutUser,
+        RewardWord, UnitWord, WithoutUser,
     },
     datasets::report_as,
     errors::Fault,
@@ -102,6 +102,10 @@ pub async fn abtest(args: AbTestArgs) -> Result<ExitCode, Fault> {
         arms: args.arms,
         control: args.control,
         split: args.split,
+        unit: match args.unit {
+            UnitWord::User => abtest::Unit::User,
+            UnitWord::Session => abtest::Unit::Session,
+        },
         without_user: match args.without_user {
             WithoutUser::Refuse => abtest::WithoutUser::Refuse,
             WithoutUser::LeaveOut => abtest::WithoutUser::LeaveOut,

@@ -21,6 +21,16 @@ use crate::{
 /// Fewer resamples than this leave the ends of an interval to chance.
 const MIN_RESAMPLES: usize = 200;
 
+/// What was divided between the arms: what is counted, compared and resampled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unit {
+    #[default]
+    User,
+    /// Each session is taken for a user of its own, whoever's it was.
+    Session,
+}
+
 /// What becomes of a test's searches whose user is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -49,6 +59,7 @@ pub struct AbTestOptions {
     pub control: Option<String>,
     /// How many users each arm was meant to have, as parts of all; equally many where empty.
     pub split: Vec<(String, f64)>,
+    pub unit: Unit,
     pub without_user: WithoutUser,
     pub resamples: usize,
     pub seed: u64,
@@ -64,6 +75,7 @@ impl Default for AbTestOptions {
             arms: Vec::new(),
             control: None,
             split: Vec::new(),
+            unit: Unit::User,
             without_user: WithoutUser::Refuse,
             resamples: 1000,
             seed: 0,
@@ -85,6 +97,7 @@ pub struct AbTestReport {
     /// Searches of the test whose user is not known.
     pub without_user: u64,
     pub without_user_policy: WithoutUser,
+    pub unit: Unit,
     pub resamples: usize,
     pub seed: u64,
     pub reading: Reading,
@@ -145,6 +158,7 @@ pub async fn read(options: &AbTestOptions, progress: &mut dyn FnMut(u64, u64)) -
         outside,
         without_user,
         without_user_policy: options.without_user,
+        unit: options.unit,
         resamples: options.resamples,
         seed: options.seed,
         reading,
@@ -176,11 +190,16 @@ impl Test<'_> {
                 self.arms.len() - 1
             }
         };
-        self.without_user += u64::from(event.user.is_none());
         // A session is told from a user of the same id.
         const SESSION: u64 = 0x5e55_10c4_0000_0001;
-        let session = event.session.filter(|_| self.options.without_user == WithoutUser::Session);
-        let Some(user) = event.user.or(session.map(|session| session ^ SESSION)) else { return Ok(()) };
+        let session = event.session.map(|session| session ^ SESSION);
+        let (known, instead) = match (self.options.unit, self.options.without_user) {
+            (Unit::Session, _) => (session, None),
+            (Unit::User, WithoutUser::Session) => (event.user, session),
+            (Unit::User, WithoutUser::Refuse | WithoutUser::LeaveOut) => (event.user, None),
+        };
+        self.without_user += u64::from(known.is_none());
+        let Some(user) = known.or(instead) else { return Ok(()) };
         let mut outcome = Outcome::default();
         for result in event.results {
             outcome.add(result.position, result.clicked, result.carted, result.purchased);
@@ -193,13 +212,16 @@ impl Test<'_> {
         let Self { options, arms, users, outside, without_user } = self;
         let column = &options.arm_column;
         if without_user > 0 && options.without_user == WithoutUser::Refuse {
+            let (id, units) = match options.unit {
+                Unit::User => ("user_id", "users"),
+                Unit::Session => ("session_id", "sessions"),
+            };
             return Err(PipelineError::data(format!(
-                "{without_user} of the test's {} searches have no user_id, and users are what is compared",
+                "{without_user} of the test's {} searches have no {id}, and {units} are what is compared",
                 searches - outside
             ))
             .with_hint(
-                "`--without-user leave-out` leaves them out; `--without-user session` takes each session for a user, which is right where \
-                 sessions were divided between the arms",
+                "`--without-user leave-out` leaves them out; `--without-user session` takes the session for a user, where there is one",
             ));
         }
         if let Some(missing) = options.arms.iter().find(|arm| !arms.contains(arm)) {

@@ -134,6 +134,9 @@ pub struct AbTestArgs {
     /// How users were to be divided, for the check of the sample ratio: `control=0.9,treatment=0.1` [default: equally].
     #[arg(long, value_name = "NAME=PART,…", value_delimiter = ',', value_parser = part)]
     pub split: Vec<(String, f64)>,
+    /// What was divided between the arms, and is counted, compared and resampled.
+    #[arg(long, value_enum, default_value_t = UnitWord::User)]
+    pub unit: UnitWord,
     /// What becomes of searches whose user is not known.
     #[arg(long, value_enum, default_value_t = WithoutUser::Refuse)]
     pub without_user: WithoutUser,
@@ -154,6 +157,13 @@ pub enum WithoutUser {
     Refuse,
     LeaveOut,
     /// Each session counts as a user.
+    Session,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnitWord {
+    User,
+    /// Each session is taken for a user of its own.
     Session,
 }
 

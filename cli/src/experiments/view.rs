@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use pipeline::{
-    abtest::{AbTestReport, WithoutUser},
+    abtest::{AbTestReport, Unit, WithoutUser},
     counterfactual::{ActionsOptions, ClicksOptions, ClicksReport, ListWeights, Reward},
 };
 use ranking::{
@@ -151,6 +151,11 @@ fn conclusion(estimates: &Estimates) -> String {
 pub fn abtest(report: &AbTestReport) -> String {
     let Reading { arms, control, ratio_check, against_control, .. } = &report.reading;
     let mut lines = String::new();
+    let unit = match report.unit {
+        Unit::User => "user",
+        Unit::Session => "session",
+    };
+    let units = format!("{unit}s");
     let _ = writeln!(
         lines,
         "log        {} searches{}, {} of the test; arms by `{}`",
@@ -173,14 +178,13 @@ pub fn abtest(report: &AbTestReport) -> String {
         let _ = writeln!(
             lines,
             "           {} saw several arms, and were left out with their {} searches",
-            counted(report.reading.users_in_several, "user"),
+            counted(report.reading.users_in_several, unit),
             count(report.reading.searches_in_several)
         );
     }
     let width = arms.iter().map(|arm| arm.arm.len()).max().unwrap_or(0).max(9);
     let all: u64 = arms.iter().map(|arm| arm.users).sum();
-    let _ =
-        writeln!(lines, "\n{:width$}  {:>12}  {:>8}  {:>8}  {:>12}", "arm", "users", "share", "planned", "searches");
+    let _ = writeln!(lines, "\n{:width$}  {:>12}  {:>8}  {:>8}  {:>12}", "arm", units, "share", "planned", "searches");
     for arm in arms {
         let _ = writeln!(
             lines,
@@ -214,13 +218,13 @@ pub fn abtest(report: &AbTestReport) -> String {
         );
         against.effects.iter().for_each(|effect| lines += &line(effect));
     }
-    let _ = write!(lines, "\nusers resampled {} times, seed {}; ", count(report.resamples as u64), report.seed);
+    let _ = write!(lines, "\n{units} resampled {} times, seed {}; ", count(report.resamples as u64), report.seed);
     let mixed = report.reading.users_are_mixed();
     if mixed {
         let _ = write!(
             lines,
-            "no conclusion: {:.1} % of the users saw several arms, and {:.1} % is the most; those who search much are left out first, so that those who are \
-             left are others\nwhat to do: keep a user in an arm; where sessions were divided, log each session's id as its user for the test",
+            "no conclusion: {:.1} % of the {units} saw several arms, and {:.1} % is the most; those who search much are left out first, so that those who are \
+             left are others\nwhat to do: keep a {unit} in its arm; where sessions were divided between the arms, say `--unit session`",
             100.0 * report.reading.share_in_several(),
             100.0 * ranking::online::MAX_IN_SEVERAL
         );

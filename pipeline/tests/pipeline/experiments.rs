@@ -10,7 +10,7 @@ use arrow::{
 use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
 use pipeline::{
     PipelineError,
-    abtest::{self, AbTestOptions, AbTestReport, WithoutUser},
+    abtest::{self, AbTestOptions, AbTestReport, Unit, WithoutUser},
     counterfactual::{self, ActionsOptions, ClicksOptions, ClicksReport, ListWeights, Reward, ScoredBy},
     prepare::list_id,
     simulate::{
@@ -467,6 +467,9 @@ fn a_test_read_from_a_lake_is_that_of_its_events() {
         );
     }
     assert_eq!(report, here.abtest(|_| {}).unwrap(), "the same seed, the same intervals");
+    let by_session = here.abtest(|options| options.unit = Unit::Session).unwrap();
+    assert!(by_session.reading.arms[0].users > report.reading.arms[0].users);
+    assert_eq!(by_session.reading.arms[0].values[..2], report.reading.arms[0].values[..2]);
     // Any column that tells searches apart can be read as arms: here that of the ranker, which is the arms'.
     let by_ranker = here.abtest(|options| {
         options.arm_column = "ranker_version".into();

@@ -54,7 +54,7 @@ fn ips_clipped_snips_and_effective_size_are_the_formulas_written_out() {
 
 #[test]
 fn intervals_are_those_of_the_delta_method_written_out() {
-    // Units far enough apart that each has a group of its own: found by merging groups of one with no change.
+    // Of these eight units no two share a group.
     let found = actions(&ROWS, None).estimates(&ANY).unwrap();
     let weighted = ROWS.map(|(reward, propensity, target)| reward * target / propensity);
     let weights = ROWS.map(|(_, propensity, target)| target / propensity);
