@@ -6,6 +6,7 @@ mod judge;
 mod logs;
 mod prepare;
 mod propensity;
+mod runs;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -17,6 +18,10 @@ pub use judge::{AggregateArgs, CreateArgs, Judge, JudgeMethod, PlatformArgs, Pul
 pub use logs::{ClickModel, ImportLogs, Logs, SimulateArgs, UbiArgs, Unknown};
 pub use prepare::{EngineVerb, ExecutorArgs, JoinWord, LabelWord, MissingWord, PrepareArgs, WeightWord};
 pub use propensity::{Estimator, Propensity, PropensityEstimateArgs, PropensityShowArgs};
+pub use runs::{
+    BestArgs as RunsBest, CompareArgs as RunsCompare, FetchArgs as RunsFetch, Keeper as RunsKeeper,
+    ListArgs as RunsList, Runs, ShowArgs as RunsShow, SyncArgs as RunsSync,
+};
 
 /// Trains ranking models on Parquet, data-parallel, with one command.
 #[derive(Debug, Parser)]
@@ -79,6 +84,9 @@ pub enum Verb {
     Checkpoints(RunArgs),
     /// List a coordinator's workers.
     Workers(ClientArgs),
+    /// Ask what is kept of runs: which is the best, what differs; bring its model.
+    #[command(subcommand)]
+    Runs(Runs),
     /// Save a checkpoint and stop a run.
     Stop(StopArgs),
 }

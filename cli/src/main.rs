@@ -10,13 +10,16 @@ mod errors;
 mod json;
 mod judge;
 mod logs;
+mod origin;
 mod prepare;
 mod print;
 mod propensity;
 mod remote;
 mod resume;
+mod runs;
 mod serve;
 mod signals;
+mod tracking;
 mod train;
 mod view;
 mod words;
@@ -72,6 +75,7 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
                 Verb::Checkpoints(args) => remote::checkpoints(&args).await,
                 Verb::Workers(args) => remote::workers(&args).await,
                 Verb::Propensity(verb) => propensity::carry_out(verb).await,
+                Verb::Runs(verb) => Box::pin(runs::runs(verb)).await,
                 Verb::Stop(args) => remote::stop(&args).await,
                 Verb::Engine(verb) => Box::pin(prepare::engine(verb)).await,
                 Verb::Check(_)

@@ -17,7 +17,7 @@ use crate::{
     client::Client,
     document,
     errors::Fault,
-    json, print,
+    json, origin, print,
     resume::resume_from,
     view::{Story, View},
     words,
@@ -25,7 +25,8 @@ use crate::{
 
 impl Client {
     pub async fn submit(&mut self, spec_toml: String, resume_from: String) -> Result<String, Fault> {
-        let reply = self.runs.submit(SubmitRequest { spec_toml, resume_from }).await;
+        let origin = Some(origin::here().await);
+        let reply = self.runs.submit(SubmitRequest { spec_toml, resume_from, origin }).await;
         Ok(reply.map_err(|status| self.fault(&status))?.into_inner().run_id)
     }
 
@@ -42,7 +43,7 @@ impl Client {
     }
 
     /// The run, or the newest one.
-    async fn run(&mut self, run: Option<&String>) -> Result<RunStatus, Fault> {
+    pub async fn run(&mut self, run: Option<&String>) -> Result<RunStatus, Fault> {
         let reply = self.runs.get(GetRunRequest { run_id: run.cloned().unwrap_or_default() }).await;
         Ok(reply.map_err(|status| self.fault(&status))?.into_inner())
     }
@@ -180,6 +181,9 @@ fn screen(run: &RunStatus) -> String {
         fact("best", format!("{value}after {}", words::counted(best.epoch, "epoch")));
         fact("checkpoint", best.path.clone());
     }
+    if let Some(tracking) = &run.tracking {
+        fact("tracking", tracking.standing.clone());
+    }
     fact("dataset", if run.dataset_hash.is_empty() { "-".into() } else { run.dataset_hash.clone() });
     if let Some(failure) = &run.failure {
         text += &Fault::from(failure.clone()).render();
@@ -314,7 +318,7 @@ fn metric_of(run: &RunStatus) -> Option<String> {
 }
 
 /// Columns that line up, without rules; `right` are the columns of numbers.
-fn table(head: &[&str], right: &[usize]) -> Table {
+pub fn table(head: &[&str], right: &[usize]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(head);
     for (at, column) in table.column_iter_mut().enumerate() {

@@ -27,6 +27,7 @@ use crate::{
     resume::resume_from,
     serve,
     signals::Interrupts,
+    tracking,
     view::{Story, View},
 };
 
@@ -81,7 +82,7 @@ pub async fn train(args: TrainArgs, log: Option<&str>) -> Result<ExitCode, Fault
         Ok((crew, logs)) => {
             let launch =
                 Launch { coordinator, crew, interrupts, asked: 0, view, exits: Vec::new(), errands: JoinSet::new() };
-            launch.carry_out(&binary, &address, &spec, resume, &logs).await
+            launch.carry_out(&binary, &address, &spec, resume, &logs, &state).await
         }
         Err(fault) => {
             coordinator.shutdown().await;
@@ -111,6 +112,7 @@ impl Launch {
         spec: &RunSpec,
         resume: String,
         logs: &Path,
+        state: &Path,
     ) -> Result<ExitCode, Fault> {
         let outcome = self.submit_and_follow(address, spec, resume, logs).await;
         self.view.clear();
@@ -131,6 +133,15 @@ impl Launch {
             }
             outcome => outcome,
         };
+        if spec.tracking.is_some() {
+            for left in tracking::settle(&self.coordinator, &mut self.interrupts).await {
+                self.view.notice(&format!(
+                    "tracking: {left}; what is left is kept in {}, and sent by the next `lockstep train` that keeps its state there, or by \
+                     `lockstep runs sync --state {0}`",
+                    state.display()
+                ));
+            }
+        }
         let exits = self.close().await?;
         outcome.inspect_err(|_| last_words(&exits))
     }

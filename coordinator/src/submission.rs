@@ -1,6 +1,6 @@
 //! A run as it is asked for, checked as far as that goes without reading its data. Blocking: looks at the checkpoint folder.
 
-use proto::{RunId, RunSpec, spec::Problem};
+use proto::{RunId, RunSpec, spec::Problem, v1};
 
 use crate::{
     checkpoints::RunFolder,
@@ -14,6 +14,7 @@ pub struct Submission {
     pub spec: RunSpec,
     pub spec_toml: String,
     pub resume_from: String,
+    pub origin: Option<v1::Origin>,
 }
 
 impl Submission {
@@ -35,7 +36,7 @@ impl Submission {
         if resume_from.is_empty() {
             RunFolder::of(&spec).refuse_if_taken(&spec.name)?;
         }
-        Ok(Self { spec, spec_toml, resume_from })
+        Ok(Self { spec, spec_toml, resume_from, origin: None })
     }
 
     pub fn plan(&self, id: RunId) -> Plan {
@@ -47,6 +48,7 @@ impl Submission {
             workers: self.spec.cluster.workers,
             epochs: self.spec.training.epochs,
             join_timeout: self.spec.cluster.join_timeout,
+            origin: self.origin.clone(),
             best_by: self.spec.data.validation.as_ref().map(|_| metric.to_owned()),
         }
     }

@@ -2,6 +2,7 @@
 //! that links libtorch.
 
 pub mod collective;
+pub mod gauge;
 pub mod job;
 pub mod loss;
 pub mod memory;

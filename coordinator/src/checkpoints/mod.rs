@@ -26,7 +26,7 @@ use proto::{
 };
 use rustix::fs::FlockOperation;
 
-pub use resume::{VerifiedCheckpoint, resolve_resume, resolve_start};
+pub use resume::{VerifiedCheckpoint, resolve_resume, resolve_start, verify};
 
 pub const BEST: &str = "best";
 pub const LATEST: &str = "latest";
@@ -177,6 +177,27 @@ fn try_lock(folder: &Path) -> io::Result<Option<File>> {
     let still_there =
         fs::metadata(folder).is_ok_and(|found| lock.metadata().is_ok_and(|held| held.ino() == found.ino()));
     Ok(still_there.then_some(lock))
+}
+
+/// Copies a checkpoint whose every byte is what its manifest says to a folder that does not exist yet: whole, or not at all.
+pub fn copy(from: &Path, to: &Path) -> Result<(), CheckpointError> {
+    let manifest = verify(from).map_err(|why| {
+        let hint = "take another checkpoint of the run: `lockstep runs show` lists them";
+        CheckpointError::new(format!("checkpoint `{}` is damaged: {why}", from.display()), hint)
+    })?;
+    let copied = || {
+        let parent = to.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(parent)?;
+        let staging = tempfile::Builder::new().prefix(".fetch-").tempdir_in(parent)?;
+        for name in manifest.files.iter().map(|file| file.name.as_str()).chain([MANIFEST]) {
+            fs::copy(from.join(name), staging.path().join(name))?;
+        }
+        fs::rename(staging.keep(), to)
+    };
+    copied().map_err(|error: io::Error| {
+        let hint = "name a folder that can be written to, and is not there yet";
+        CheckpointError::new(format!("`{}` cannot be written: {error}", to.display()), hint)
+    })
 }
 
 /// The manifest of the checkpoint at `path`, if it is one that this version reads. Says what is wrong in words.

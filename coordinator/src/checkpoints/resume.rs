@@ -134,8 +134,8 @@ fn damaged(path: &Path, why: &str) -> String {
     format!("checkpoint `{}` is damaged and was skipped: {why}", path.display())
 }
 
-/// Reads every byte.
-fn verify(path: &Path) -> Result<CheckpointManifest, String> {
+/// Reads every byte; says in words what is wrong.
+pub fn verify(path: &Path) -> Result<CheckpointManifest, String> {
     let manifest = read_manifest(path)?;
     check_sizes(path, &manifest)?;
     for file in &manifest.files {

@@ -26,6 +26,9 @@ pub struct RunSpec {
     pub schedule: Schedule,
     pub cluster: Cluster,
     pub checkpoint: Checkpoint,
+    /// Without it a run is kept by its coordinator alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracking: Option<Tracking>,
 }
 
 /// `[data]`: Parquet files and the columns that matter in them.
@@ -340,6 +343,22 @@ pub struct Checkpoint {
 impl Default for Checkpoint {
     fn default() -> Self {
         Self { dir: "checkpoints".into(), every: Every::Epochs(NonZeroU64::MIN), keep: 3, initial: false }
+    }
+}
+
+/// `[tracking]`: the MLflow server that a run is told to. Who we are to it is said by the environment of the coordinator
+/// (`MLFLOW_TRACKING_TOKEN`, or `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`), never here: the document is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tracking {
+    /// `http://host:5000`, with a path behind it where the server has one.
+    pub mlflow: String,
+    pub experiment: String,
+}
+
+impl Default for Tracking {
+    fn default() -> Self {
+        Self { mlflow: String::new(), experiment: "lockstep".into() }
     }
 }
 

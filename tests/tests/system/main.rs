@@ -11,6 +11,7 @@ mod judge;
 mod parity;
 mod resume;
 mod spark;
+mod tracking;
 
 use tests::Sandbox;
 

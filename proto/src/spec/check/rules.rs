@@ -20,6 +20,7 @@ pub fn judge(spec: &RunSpec, document: &mut Document) {
     schedule(spec, document);
     cluster(spec, document);
     checkpoint(spec, document);
+    tracking(spec, document);
 }
 
 fn name(spec: &RunSpec, document: &mut Document) {
@@ -342,6 +343,35 @@ fn checkpoint(spec: &RunSpec, document: &mut Document) {
         document.refuse(&["checkpoint.dir"], "must not be empty", Some("the default is \"checkpoints\""));
     }
     at_least_one(document, "checkpoint.keep", spec.checkpoint.keep as u64);
+}
+
+fn tracking(spec: &RunSpec, document: &mut Document) {
+    let Some(tracking) = &spec.tracking else { return };
+    let url = &tracking.mlflow;
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let authority = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+    if url.is_empty() {
+        let message = if document.has("tracking.mlflow") { "must not be empty" } else { "is missing" };
+        let hint = "add `mlflow = \"http://127.0.0.1:5000\"`, or leave `[tracking]` out";
+        document.refuse(&["tracking.mlflow"], message, Some(hint));
+    } else if authority.is_some_and(|authority| authority.contains('@')) {
+        document.refuse(
+            &["tracking.mlflow"],
+            "holds a name or a password, and a run's document is kept and shown",
+            Some("set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) where the coordinator is started"),
+        );
+    } else if authority.is_none_or(str::is_empty) || url.contains(['?', '#', ' ']) {
+        document.refuse(
+            &["tracking.mlflow"],
+            format!("`{url}` is not the address of an MLflow server"),
+            Some("write \"http://127.0.0.1:5000\""),
+        );
+    }
+    if tracking.experiment.trim().is_empty() {
+        document.refuse(&["tracking.experiment"], "must not be empty", Some("leave the key out to take \"lockstep\""));
+    } else if tracking.experiment.chars().count() > 500 {
+        document.refuse(&["tracking.experiment"], "is longer than the 500 characters that MLflow takes", None);
+    }
 }
 
 fn at_least_one(document: &mut Document, key: &str, value: u64) {

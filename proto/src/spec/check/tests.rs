@@ -7,6 +7,7 @@ use expect_test::{Expect, expect};
 use super::*;
 use crate::spec::{
     Activation, Device, EarlyStopping, Every, LossKind, ModelKind, Normalize, OptimizerKind, ScheduleKind,
+    Tracking,
 };
 
 const CONTRACT: &str = r#"name = "baseline"
@@ -392,6 +393,32 @@ fn numbers_outside_their_range_are_refused() {
 }
 
 #[test]
+fn a_tracker_is_an_address_without_secrets() {
+    let document = |tracking: &str| {
+        format!("name = \"a\"\n[data]\ntrain = \"d\"\n[model]\nkind = \"linear\"\n[tracking]\n{tracking}")
+    };
+    problems(
+        &document("experiment = \" \"\n"),
+        &[],
+        expect![[r#"
+            run.toml:7: tracking.experiment: must not be empty
+              hint: leave the key out to take "lockstep"
+            run.toml: tracking.mlflow: is missing
+              hint: add `mlflow = "http://127.0.0.1:5000"`, or leave `[tracking]` out
+        "#]],
+    );
+    for (url, words) in [
+        ("http://ann:secret@h:5000", "a run's document is kept and shown"),
+        ("h:5000", "`h:5000` is not the address of an MLflow server"),
+        ("sqlite:///mlflow.db", "is not the address of an MLflow server"),
+        ("http://", "is not the address of an MLflow server"),
+    ] {
+        let Err(found) = parse(&document(&format!("mlflow = \"{url}\"\n")), &[]) else { panic!("{url}") };
+        assert!(found.0[0].message.contains(words) && !found.to_string().contains("secret"), "{found}");
+    }
+}
+
+#[test]
 fn data_is_checked_for_columns_that_cannot_be_two_things() {
     problems(
         "name = \".a\"\nseed = 9223372036854775808\n[data]\ntrain = \"\"\nlabel = \"y\"\nquery = \"y\"\nfeatures = [\"a\", \"a\", \"y\"]\nblock_bytes = \"1 KiB\"\nreaders = 0\nread_ahead = 0\n[model]\nkind = \"linear\"\n[training]\nearly_stopping = { metric = \"ndcg@0\" }\n",
@@ -452,6 +479,7 @@ fn what_is_written_reads_back_as_the_same_spec() {
     spec.cluster.join_timeout = Duration::from_millis(90_500);
     spec.checkpoint.every = Every::Time(Duration::from_secs(615));
     spec.checkpoint.initial = true;
+    spec.tracking = Some(Tracking { mlflow: "http://h:5000/mlflow".into(), experiment: "ranking, 2026".into() });
     assert_eq!(parse(&to_toml(&spec), &[]), Ok(spec));
 }
 
