@@ -44,8 +44,9 @@ pub async fn serve(args: CoordinatorArgs) -> Result<ExitCode, Fault> {
                 },
                 () = interrupts.next() => print::note("stopping at once, without saving"),
             }
-            for left in tracking::settle(&coordinator, &mut interrupts).await {
-                print::note(format_args!("tracking: {left}; sent when this coordinator is started again"));
+            let when = "when this coordinator is started again";
+            for words in tracking::settle(&coordinator, &mut interrupts, &state, when).await {
+                print::note(format_args!("tracking: {words}"));
             }
             Ok(ExitCode::SUCCESS)
         }

@@ -46,11 +46,15 @@ fn exporter(binary: PathBuf) -> impl Fn(&Path, &Path) -> Result<(), String> {
     }
 }
 
-/// Waits for what is on its way to a tracker, as long as something arrives and nobody interrupts. What is left, in words.
-pub async fn settle(coordinator: &Coordinator, interrupts: &mut Interrupts) -> Vec<String> {
+/// Waits for what is on its way to a tracker, as long as something arrives and nobody interrupts. What a person should know then; `when`: how what
+/// is left will be sent.
+pub async fn settle(coordinator: &Coordinator, interrupts: &mut Interrupts, state: &Path, when: &str) -> Vec<String> {
     tokio::select! {
-        left = coordinator.settle_tracking(PATIENCE) => left.iter().map(in_words).collect(),
-        () = interrupts.next() => vec!["interrupted: what was not sent yet is kept".into()],
+        settled = coordinator.settle_tracking(PATIENCE) => {
+            let kept = |left: &Leftover| format!("{}; what is left is kept in {}, and sent {when}", in_words(left), state.display());
+            settled.remarks.iter().cloned().chain(settled.left.iter().map(kept)).collect()
+        }
+        () = interrupts.next() => vec![format!("what was not sent yet is kept in {}, and sent {when}", state.display())],
     }
 }
 

@@ -134,12 +134,12 @@ impl Launch {
             outcome => outcome,
         };
         if spec.tracking.is_some() {
-            for left in tracking::settle(&self.coordinator, &mut self.interrupts).await {
-                self.view.notice(&format!(
-                    "tracking: {left}; what is left is kept in {}, and sent by the next `lockstep train` that keeps its state there, or by \
-                     `lockstep runs sync --state {0}`",
-                    state.display()
-                ));
+            let when = format!(
+                "by the next `lockstep train` that keeps its state there, or by `lockstep runs sync --state {}`",
+                state.display()
+            );
+            for words in tracking::settle(&self.coordinator, &mut self.interrupts, state, &when).await {
+                self.view.notice(&format!("tracking: {words}"));
             }
         }
         let exits = self.close().await?;

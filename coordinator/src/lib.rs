@@ -62,8 +62,8 @@ use nursery::Nursery;
 use pool::Pool;
 use service::{Front, Limits, MESSAGE_AT_MOST};
 use sessions::Rhythm;
-pub use tracking::Leftover;
 use tracking::Tracker;
+pub use tracking::{Leftover, Settled};
 
 /// Events that may wait for the slowest watcher.
 const EVENTS: usize = 1024;
@@ -276,7 +276,7 @@ impl Coordinator {
 
     /// Lets trackers have what they have not yet, as long as something goes through within `patience`. What is left then stays in the
     /// journal, and goes out when a coordinator of this state folder runs again.
-    pub async fn settle_tracking(&self, patience: Duration) -> Vec<Leftover> {
+    pub async fn settle_tracking(&self, patience: Duration) -> Settled {
         self.tracker.settle(patience).await
     }
 

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use coordinator::Settled;
 use serde_json::json;
 
 use crate::{
@@ -16,12 +17,17 @@ pub async fn sync(args: RunsSync) -> Result<ExitCode, Fault> {
     }
     let mut interrupts = Interrupts::listen()?;
     let coordinator = serve::for_one_run(Some(([127, 0, 0, 1], 0).into()), &state).await?;
-    let left = tokio::select! {
-        left = coordinator.settle_tracking(tracking::PATIENCE) => Some(left),
+    let settled = tokio::select! {
+        settled = coordinator.settle_tracking(tracking::PATIENCE) => Some(settled),
         () = interrupts.next() => None,
     };
     coordinator.shutdown().await;
-    let Some(left) = left else { return Err(Fault::run("interrupted before all was sent")) };
+    let Some(Settled { left, remarks }) = settled else {
+        return Err(Fault::run("interrupted before all was sent"));
+    };
+    for remark in &remarks {
+        print::note(format_args!("tracking: {remark}"));
+    }
     if args.json {
         let left: Vec<_> = left
             .iter()

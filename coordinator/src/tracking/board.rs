@@ -1,11 +1,14 @@
 //! How the runs that are being told to a tracker stand: written by their couriers, read by whoever asks.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::watch;
+
+/// Older ones are in the journal.
+const REMARKS_AT_MOST: usize = 100;
 
 /// Clones share it.
 #[derive(Clone)]
@@ -13,6 +16,8 @@ pub struct Board(Arc<Shared>);
 
 struct Shared {
     standings: Mutex<BTreeMap<String, Standing>>,
+    /// What could not be told of runs that are done, until somebody asks.
+    remarks: Mutex<VecDeque<String>>,
     /// Counts what went through, and every run that is stuck or done.
     changes: watch::Sender<u64>,
     /// Counts how often those who wait were told to try at once.
@@ -35,6 +40,7 @@ impl Board {
     pub fn new() -> Self {
         Self(Arc::new(Shared {
             standings: Mutex::default(),
+            remarks: Mutex::default(),
             changes: watch::Sender::new(0),
             nudges: watch::Sender::new(0),
         }))
@@ -69,6 +75,19 @@ impl Board {
     pub fn done(&self, run: &str) {
         self.standings().remove(run);
         self.changed();
+    }
+
+    pub fn remark(&self, run: &str, remark: &str) {
+        let mut remarks = self.0.remarks.lock().unwrap_or_else(PoisonError::into_inner);
+        if remarks.len() == REMARKS_AT_MOST {
+            remarks.pop_front();
+        }
+        remarks.push_back(format!("run {run}: {remark}"));
+    }
+
+    /// Each is told once.
+    pub fn take_remarks(&self) -> Vec<String> {
+        self.0.remarks.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
     }
 
     /// `None`: all of it has arrived, or it is not tracked.

@@ -30,6 +30,8 @@ use crate::{
 
 /// Events read from the journal at a time.
 const CHUNK: usize = 256;
+/// Between the first new event and its being sent.
+const GATHER_FOR: Duration = Duration::from_secs(1);
 /// A journal that cannot be read is tried again.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
@@ -109,6 +111,11 @@ impl Courier {
                 Ok(Came::Nothing) => {
                     if self.durable.changed().await.is_err() {
                         return;
+                    }
+                    // Events come in swarms, and go together.
+                    tokio::select! {
+                        () = sleep(GATHER_FOR) => {}
+                        _ = self.nudges.changed() => {}
                     }
                 }
                 Ok(Came::ToItsEnd) => {
@@ -258,7 +265,9 @@ impl Courier {
             "" => "all has arrived, the best model too".into(),
             remark => {
                 tracing::warn!(run = %self.run, remark, "the model is not altogether tracked");
-                format!("all has arrived, but {remark}")
+                let standing = format!("all has arrived, but {remark}");
+                self.board.remark(&self.run, &standing);
+                standing
             }
         };
         Ok(())

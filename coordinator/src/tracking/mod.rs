@@ -46,6 +46,14 @@ pub struct Settings {
     pub export: Option<Arc<ExportModel>>,
 }
 
+/// How telling came out.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settled {
+    pub left: Vec<Leftover>,
+    /// Of runs that are done: what could not be told of them, in words.
+    pub remarks: Vec<String>,
+}
+
 /// What is left to tell of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Leftover {
@@ -114,7 +122,7 @@ impl Tracker {
     }
 
     /// Waits while something goes through, but not longer than `patience` for the next thing. What is left then.
-    pub async fn settle(&self, patience: Duration) -> Vec<Leftover> {
+    pub async fn settle(&self, patience: Duration) -> Settled {
         let mut changes = self.board.changes();
         let nudge = self.board.nudge();
         let mut deadline = Instant::now() + patience;
@@ -143,7 +151,7 @@ impl Tracker {
             };
             open.into_iter().map(leftover).collect()
         });
-        counted.await.unwrap_or_default()
+        Settled { left: counted.await.unwrap_or_default(), remarks: self.board.take_remarks() }
     }
 
     fn deliveries(&self) -> (u64, usize) {

@@ -6,8 +6,7 @@ use expect_test::{Expect, expect};
 
 use super::*;
 use crate::spec::{
-    Activation, Device, EarlyStopping, Every, LossKind, ModelKind, Normalize, OptimizerKind, ScheduleKind,
-    Tracking,
+    Activation, Device, EarlyStopping, Every, LossKind, ModelKind, Normalize, OptimizerKind, ScheduleKind, Tracking,
 };
 
 const CONTRACT: &str = r#"name = "baseline"
