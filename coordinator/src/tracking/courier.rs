@@ -264,7 +264,7 @@ impl Courier {
         record.standing = match remark.as_str() {
             "" => "all has arrived, the best model too".into(),
             remark => {
-                tracing::warn!(run = %self.run, remark, "the model is not altogether tracked");
+                tracing::info!(run = %self.run, remark, "the model is not altogether tracked");
                 let standing = format!("all has arrived, but {remark}");
                 self.board.remark(&self.run, &standing);
                 standing
@@ -301,7 +301,7 @@ impl Courier {
                 "" => String::new(),
                 hint => format!(" ({hint})"),
             };
-            tracing::warn!(run = %self.run, url = mlflow.url(), %trouble, "tracker does not take the run");
+            tracing::info!(run = %self.run, url = mlflow.url(), %trouble, "tracker does not take the run");
             self.warn(format!(
                 "tracking: MLflow at {}: {trouble}{hint}; training goes on, what it could not take is kept and sent later",
                 mlflow.url()
