@@ -190,7 +190,7 @@ pub struct RunArgs {
 pub struct MetricsArgs {
     /// Which run [default: the newest].
     pub run: Option<String>,
-    /// Which curves, `train/loss` or `validation/ndcg@10` [default: all].
+    /// Which curves, `train/loss`, `validation/ndcg@10` or `judgments/ndcg@10` [default: all].
     pub names: Vec<String>,
     #[command(flatten)]
     pub client: ClientArgs,

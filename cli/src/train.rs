@@ -61,7 +61,7 @@ pub async fn train(args: TrainArgs, log: Option<&str>) -> Result<ExitCode, Fault
     };
     // Before anything starts: an interrupt from here on ends things in order.
     let interrupts = Interrupts::listen()?;
-    let view = View::new(args.json, document::best_metric(&spec));
+    let view = View::new(args.json, spec.best_by());
 
     let coordinator = serve::for_one_run(args.listen, &state).await?;
     let address = format!("http://{}", coordinator.address());

@@ -282,9 +282,10 @@ fn figures(event: &v1::RunEvent) -> Vec<(String, u64, f64)> {
             points
         }
         Some(run_event::Event::Epoch(epoch)) => {
-            let validation = epoch.validation.iter();
-            let mut points: Vec<_> =
-                validation.map(|metric| (format!("validation/{}", metric.name), epoch.step, metric.value)).collect();
+            let of = |set: &str, metric: &v1::Metric| (format!("{set}/{}", metric.name), epoch.step, metric.value);
+            let validation = epoch.validation.iter().map(|metric| of("validation", metric));
+            let judgments = epoch.judgments.iter().map(|metric| of("judgments", metric));
+            let mut points: Vec<_> = validation.chain(judgments).collect();
             points.push(("train/epoch_loss".to_owned(), epoch.step, epoch.train_loss));
             points
         }

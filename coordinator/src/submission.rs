@@ -39,7 +39,6 @@ impl Submission {
     }
 
     pub fn plan(&self, id: RunId) -> Plan {
-        let metric = self.spec.training.early_stopping.as_ref().map_or("ndcg@10", |early| &early.metric);
         Plan {
             id,
             name: self.spec.name.clone(),
@@ -47,7 +46,7 @@ impl Submission {
             workers: self.spec.cluster.workers,
             epochs: self.spec.training.epochs,
             join_timeout: self.spec.cluster.join_timeout,
-            best_by: self.spec.data.validation.as_ref().map(|_| metric.to_owned()),
+            best_by: self.spec.best_by(),
         }
     }
 }

@@ -2,10 +2,12 @@
 //! that links libtorch.
 
 pub mod collective;
+pub mod fault;
 pub mod job;
 pub mod loss;
 pub mod memory;
 pub mod model;
 pub mod optimizer;
 pub mod parameters;
+pub mod score;
 pub mod session;

@@ -73,6 +73,12 @@ impl Parameters {
         Self { values, gradients, entries }
     }
 
+    /// For another thread: tensors of its own over the same memory.
+    pub fn replica(&self) -> Self {
+        let (values, gradients) = (self.values.shallow_clone(), self.gradients.shallow_clone());
+        Self { values, gradients, entries: self.entries.clone() }
+    }
+
     pub fn len(&self) -> usize {
         self.values.numel()
     }

@@ -28,6 +28,22 @@ pub struct RunSpec {
     pub checkpoint: Checkpoint,
 }
 
+/// What stands before the name of a metric of `data.judgments`; those of `data.validation` have no prefix.
+pub const JUDGMENTS: &str = "judgments/";
+
+impl RunSpec {
+    /// The metric that decides which epoch is the best, as checkpoints name it; none where the training loss does.
+    pub fn best_by(&self) -> Option<String> {
+        let default = EarlyStopping::default().metric;
+        match (&self.training.early_stopping, &self.data.validation, &self.data.judgments) {
+            (_, None, None) => None,
+            (Some(early), _, _) => Some(early.metric.clone()),
+            (None, Some(_), _) => Some(default),
+            (None, None, Some(_)) => Some(format!("{JUDGMENTS}{default}")),
+        }
+    }
+}
+
 /// `[data]`: Parquet files and the columns that matter in them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -36,6 +52,10 @@ pub struct Data {
     pub train: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<PathBuf>,
+    /// The same, labelled by people who judged the results: scored beside `validation` after each epoch, as metrics named
+    /// `judgments/ndcg@10`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judgments: Option<PathBuf>,
     pub label: String,
     pub query: String,
     /// What a list is; default: `list_id` where the data has it, else the query.
@@ -62,6 +82,7 @@ impl Default for Data {
         Self {
             train: PathBuf::new(),
             validation: None,
+            judgments: None,
             label: "label".into(),
             query: "query_id".into(),
             group: None,
@@ -216,7 +237,7 @@ impl Default for Training {
     }
 }
 
-/// Stop when `metric` has not improved for `patience` epochs.
+/// Stop when `metric` has not improved for `patience` epochs: of `data.validation`, or of `data.judgments` with [`JUDGMENTS`] before it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EarlyStopping {

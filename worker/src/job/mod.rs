@@ -29,6 +29,7 @@ pub use report::Reports;
 
 use crate::{
     collective::{Aborter, Collective, Lost},
+    fault::Fault,
     loss::{BadLabel, Objective},
     model::Network,
     optimizer::{Optimizer, Schedule},
@@ -100,6 +101,12 @@ impl JobError {
 impl From<DatasetError> for JobError {
     fn from(error: DatasetError) -> Self {
         Self::Failed { message: error.message, hint: error.hint, input_is_wrong: true }
+    }
+}
+
+impl From<Fault> for JobError {
+    fn from(fault: Fault) -> Self {
+        Self::Failed { message: fault.message, hint: fault.hint, input_is_wrong: fault.input_is_wrong }
     }
 }
 

@@ -25,7 +25,7 @@ use super::{Audit, Job, JobError, Reports, Scoring, Shared, checkpoints::Writer,
 use crate::{
     collective::{Collective, Solo, ring},
     loss::Objective,
-    model::{Network, Normalization, Statistics},
+    model::{Network, Normalization, Statistics, load},
     optimizer::{Optimizer, Schedule},
 };
 
@@ -115,7 +115,7 @@ impl Job {
             job.resume(Path::new(&folder))?;
         } else if !job.seat.start_from.is_empty() {
             let folder = job.seat.start_from.clone();
-            job.load_model(Path::new(&folder))?;
+            load::weights(&mut job.network, Path::new(&folder))?;
         } else if job.spec.model.normalize != Normalize::None {
             job.take_statistics(&source, &blocks)?;
         }

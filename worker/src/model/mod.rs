@@ -5,6 +5,7 @@
 //! (`layers.0.weight`, out x in), so that checkpoints open there.
 
 mod layers;
+pub mod load;
 mod normalize;
 
 use proto::spec::{self, ModelKind};
@@ -21,10 +22,16 @@ use crate::parameters::{Init, Layout, Parameters};
 pub struct Network {
     pub parameters: Parameters,
     pub normalization: Normalization,
+    layers: Layers,
+    model: spec::Model,
+}
+
+/// The layers of a model, views of parameters that live elsewhere.
+#[derive(Debug)]
+struct Layers {
     cross: Vec<Cross>,
     tower: Vec<Hidden>,
     head: Dense,
-    kind: ModelKind,
 }
 
 /// What the backward pass needs of a forward pass.
@@ -36,9 +43,9 @@ pub struct Tape {
     head_input: Tensor,
 }
 
-impl Network {
-    pub fn new(model: &spec::Model, features: usize, seed: u64, device: Device) -> Self {
-        let features = features as i64;
+impl Layers {
+    /// The layers that a model has, and the memory that they need; [`Self::bind`] joins the two.
+    fn reserve(model: &spec::Model, features: i64) -> (Self, Layout) {
         let activation = model.activation.unwrap_or_default();
         let layer_norm = model.layer_norm.unwrap_or(false);
         let dropout = model.dropout.unwrap_or(0.0);
@@ -63,28 +70,47 @@ impl Network {
                 Dense::reserve(&mut layout, &format!("layers.{}", hidden.len()), width, 1)
             }
         };
-        let parameters = Parameters::new(layout, seed, device);
-        let mut network = Self {
-            normalization: Normalization::new(model.normalize, features as usize, device),
-            cross,
-            tower,
-            head,
-            kind: model.kind,
-            parameters,
-        };
-        network.bind();
-        network
+        (Self { cross, tower, head }, layout)
     }
 
-    fn bind(&mut self) {
-        self.cross.iter_mut().for_each(|layer| layer.bind(&self.parameters));
-        self.tower.iter_mut().for_each(|layer| layer.bind(&self.parameters));
-        self.head.bind(&self.parameters);
+    fn bind(&mut self, parameters: &Parameters) {
+        self.cross.iter_mut().for_each(|layer| layer.bind(parameters));
+        self.tower.iter_mut().for_each(|layer| layer.bind(parameters));
+        self.head.bind(parameters);
+    }
+}
+
+impl Network {
+    pub fn new(model: &spec::Model, features: usize, seed: u64, device: Device) -> Self {
+        let (mut layers, layout) = Layers::reserve(model, features as i64);
+        let parameters = Parameters::new(layout, seed, device);
+        layers.bind(&parameters);
+        let normalization = Normalization::new(model.normalize, features, device);
+        Self { parameters, normalization, layers, model: model.clone() }
+    }
+
+    /// The same network for another thread: tensors of its own over the same memory, so that it follows what this one learns.
+    pub fn replica(&self) -> Self {
+        let (mut layers, _) = Layers::reserve(&self.model, self.features() as i64);
+        let parameters = self.parameters.replica();
+        layers.bind(&parameters);
+        Self { parameters, normalization: self.normalization.replica(), layers, model: self.model.clone() }
+    }
+
+    /// Raw features of a row.
+    pub fn features(&self) -> usize {
+        self.normalization.mean.numel()
+    }
+
+    /// Numbers that a forward pass makes of a row, its features included.
+    pub fn units(&self) -> usize {
+        let hidden: usize = self.layers.tower.iter().map(Hidden::units).sum();
+        self.features() * (1 + self.layers.cross.len()) + hidden
     }
 
     /// Whether [`Self::forward`] needs keys for dropout.
     pub fn drops(&self) -> bool {
-        self.tower.iter().any(Hidden::drops)
+        self.layers.tower.iter().any(Hidden::drops)
     }
 
     /// Scores for `x` [n, features] -> [n], nothing dropped.
@@ -97,45 +123,45 @@ impl Network {
         let input = self.normalization.apply(x);
         let (mut tape_cross, mut tape_tower) = (Vec::new(), Vec::new());
         let mut crossed = input.shallow_clone();
-        for layer in &self.cross {
+        for layer in &self.layers.cross {
             let (out, tape) = layer.forward(&input, &crossed);
             tape_cross.push(tape);
             crossed = out;
         }
         let mut deep = input.shallow_clone();
-        for (index, layer) in self.tower.iter().enumerate() {
+        for (index, layer) in self.layers.tower.iter().enumerate() {
             let (out, tape) = layer.forward(&deep, index, dropout);
             tape_tower.push(tape);
             deep = out;
         }
-        let head_input = match self.kind {
-            ModelKind::DcnV2 if self.tower.is_empty() => crossed,
+        let head_input = match self.model.kind {
+            ModelKind::DcnV2 if self.layers.tower.is_empty() => crossed,
             ModelKind::DcnV2 => Tensor::cat(&[crossed, deep], 1),
             ModelKind::Linear | ModelKind::Mlp => deep,
         };
-        let scores = self.head.forward(&head_input).squeeze_dim(1);
+        let scores = self.layers.head.forward(&head_input).squeeze_dim(1);
         (scores, Tape { input, cross: tape_cross, tower: tape_tower, head_input })
     }
 
     /// Adds to the gradients, from d(sum of terms)/d(scores) [n].
     pub fn backward(&mut self, tape: Tape, scores: &Tensor) {
-        let has_layers = !self.tower.is_empty() || !self.cross.is_empty();
-        let Some(below) = self.head.backward(&tape.head_input, &scores.unsqueeze(1), has_layers) else { return };
-        let (crossed, deep) = match self.kind {
+        let has_layers = !self.layers.tower.is_empty() || !self.layers.cross.is_empty();
+        let Some(below) = self.layers.head.backward(&tape.head_input, &scores.unsqueeze(1), has_layers) else { return };
+        let (crossed, deep) = match self.model.kind {
             ModelKind::DcnV2 => {
                 let features = tape.input.size()[1];
-                let deep = (!self.tower.is_empty()).then(|| below.narrow(1, features, below.size()[1] - features));
+                let deep = (!self.layers.tower.is_empty()).then(|| below.narrow(1, features, below.size()[1] - features));
                 (Some(below.narrow(1, 0, features)), deep)
             }
             ModelKind::Linear | ModelKind::Mlp => (None, Some(below)),
         };
         let mut deep = deep;
-        for (index, (layer, tape)) in self.tower.iter_mut().zip(tape.tower).enumerate().rev() {
+        for (index, (layer, tape)) in self.layers.tower.iter_mut().zip(tape.tower).enumerate().rev() {
             let Some(gradient) = deep.take() else { break };
             deep = layer.backward(tape, gradient, index > 0);
         }
         let mut crossed = crossed;
-        for (layer, crossing) in self.cross.iter_mut().zip(tape.cross).rev() {
+        for (layer, crossing) in self.layers.cross.iter_mut().zip(tape.cross).rev() {
             let Some(gradient) = crossed.take() else { break };
             crossed = Some(layer.backward(&tape.input, crossing, gradient));
         }

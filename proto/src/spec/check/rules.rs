@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytesize::ByteSize;
 
 use super::document::Document;
-use crate::spec::{Every, LossKind, ModelKind, OptimizerKind, RunSpec, ScheduleKind};
+use crate::spec::{Every, JUDGMENTS, LossKind, ModelKind, OptimizerKind, RunSpec, ScheduleKind};
 
 /// Below this a block is mostly overhead.
 const SMALLEST_BLOCK: ByteSize = ByteSize::kib(64);
@@ -48,12 +48,13 @@ fn data(spec: &RunSpec, document: &mut Document) {
             Some("add `train = \"data/train\"` under `[data]`: a Parquet file or a folder of them"),
         );
     }
-    if data.validation.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
-        document.refuse(
-            &["data.validation"],
-            "must not be empty",
-            Some("leave the key out to train without validation"),
-        );
+    for (key, path, hint) in [
+        ("data.validation", &data.validation, "leave the key out to train without validation"),
+        ("data.judgments", &data.judgments, "leave the key out to train without human judgments"),
+    ] {
+        if path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+            document.refuse(&[key], "must not be empty", Some(hint));
+        }
     }
     let mut taken: Vec<(&str, &str)> = Vec::new();
     let columns =
@@ -224,14 +225,26 @@ fn training(spec: &RunSpec, document: &mut Document) {
         positive(document, "training.clip_norm", norm);
     }
     let Some(early) = &training.early_stopping else { return };
-    if spec.data.validation.is_none() {
-        document.refuse(
+    let metric = early.metric.strip_prefix(JUDGMENTS);
+    match (metric, &spec.data.validation, &spec.data.judgments) {
+        (Some(_), _, None) => document.refuse(
+            &["training.early_stopping.metric", "data.judgments"],
+            format!("`{}` needs human judgments", early.metric),
+            Some("add `judgments = \"data/judged\"` under `[data]`, or name a metric of data.validation: \"ndcg@10\""),
+        ),
+        (None, None, Some(_)) => document.refuse(
+            &["training.early_stopping.metric", "training.early_stopping", "data.validation"],
+            format!("`{}` needs validation data", early.metric),
+            Some("add `validation = \"data/validation\"` under `[data]`, or write \"judgments/ndcg@10\""),
+        ),
+        (None, None, None) => document.refuse(
             &["training.early_stopping", "data.validation"],
             "needs validation data",
             Some("add `validation = \"data/validation\"` under `[data]`, or leave early stopping out"),
-        );
+        ),
+        _ => {}
     }
-    if !is_metric(&early.metric) {
+    if !is_metric(metric.unwrap_or(&early.metric)) {
         document.refuse(
             &["training.early_stopping.metric"],
             format!("`{}` is not a metric", early.metric),
