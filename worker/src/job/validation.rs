@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Instant};
 
 use dataset::{lanes, reader};
 use proto::v1::{self, worker_message::Message};
-use ranking::metrics::{Evaluator, Metric};
+use ranking::metrics::{Convention, Evaluator, Metric};
 
 use super::{Job, JobError};
 use crate::memory;
@@ -113,7 +113,8 @@ impl Job {
         let blocks = Arc::clone(&scoring.blocks);
         let (rank, world) = (self.seat.rank, self.seat.world);
         let mine = blocks.share(rank, world);
-        let mut evaluator = Evaluator::new(&metrics);
+        let convention = Convention::default();
+        let mut evaluator = Evaluator::new(&metrics, convention);
         let (mut sums, mut values) = (Vec::new(), vec![0.0; metrics.len()]);
         let mut not_finite = 0.0;
         for read in reader::scan(Arc::clone(&scoring.source), Arc::clone(&blocks), mine) {
@@ -164,7 +165,7 @@ impl Job {
         let metric = |(metric, total): (&Metric, &f64)| v1::Metric {
             name: metric.to_string(),
             value: total / lists,
-            convention: metric.convention().to_owned(),
+            convention: convention.words(*metric),
         };
         Ok(metrics.iter().zip(&totals).map(metric).collect())
     }
