@@ -6,6 +6,7 @@ mod judge;
 mod logs;
 mod prepare;
 mod propensity;
+mod score;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -17,6 +18,7 @@ pub use judge::{AggregateArgs, CreateArgs, Judge, JudgeMethod, PlatformArgs, Pul
 pub use logs::{ClickModel, ImportLogs, Logs, SimulateArgs, UbiArgs, Unknown};
 pub use prepare::{EngineVerb, ExecutorArgs, JoinWord, LabelWord, MissingWord, PrepareArgs, WeightWord};
 pub use propensity::{Estimator, Propensity, PropensityEstimateArgs, PropensityShowArgs};
+pub use score::{ModelArgs, ScoreArgs};
 
 /// Trains ranking models on Parquet, data-parallel, with one command.
 #[derive(Debug, Parser)]
@@ -61,6 +63,8 @@ pub enum Verb {
     /// How much each position is looked at: estimate it from click logs, show a table.
     #[command(subcommand)]
     Propensity(Propensity),
+    /// Score a dataset with a model.
+    Score(ScoreArgs),
     /// Run a standing coordinator.
     Coordinator(CoordinatorArgs),
     /// Run one worker for a standing coordinator.

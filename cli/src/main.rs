@@ -15,6 +15,7 @@ mod print;
 mod propensity;
 mod remote;
 mod resume;
+mod score;
 mod serve;
 mod signals;
 mod train;
@@ -56,6 +57,7 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Verb::Split(args) => datasets::split(args),
         Verb::Inspect(args) => datasets::inspect(args),
         Verb::Prepare(args) => prepare::prepare(*args),
+        Verb::Score(scoring) => score::score(&scoring, args.log.as_deref().unwrap_or(quiet)),
         Verb::Worker(args) => Err(children::become_worker(&args)),
         verb => run_async(async {
             match verb {
@@ -80,6 +82,7 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
                 | Verb::Split(_)
                 | Verb::Inspect(_)
                 | Verb::Prepare(_)
+                | Verb::Score(_)
                 | Verb::Worker(_) => unreachable!("carried out above, without a runtime"),
             }
         }),

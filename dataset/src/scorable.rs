@@ -90,9 +90,10 @@ pub struct Chunk {
 
 /// The features of a chunk: all of them finite.
 #[derive(Debug)]
-pub enum Features {
-    Wide(Vec<ArrayRef>),
-    Vector { values: ArrayRef, width: usize, which: Option<Arc<Kept>> },
+pub struct Features {
+    /// A column each, or the elements of the list column.
+    columns: Vec<ArrayRef>,
+    kept: Arc<Kept>,
 }
 
 impl Scorable {
@@ -135,6 +136,18 @@ impl Scorable {
         &self.schema
     }
 
+    /// The column whose runs of equal values are lists, as in validation: the list's, else the query's; none where there is neither.
+    pub fn group(&self) -> Option<&str> {
+        let there = |name: &&String| self.schema.field_with_name(name).is_ok();
+        [&self.wish.list.name, &self.wish.query.name].into_iter().find(there).map(String::as_str)
+    }
+
+    /// The column of labels, where there is one.
+    pub fn label(&self) -> Option<&str> {
+        let name = &self.wish.label.name;
+        self.schema.field_with_name(name).is_ok().then_some(name.as_str())
+    }
+
     /// Every row once, in the order of files and rows, `rows` at a time, read ahead on a thread of its own. Ends with an error.
     pub fn chunks(self, rows: usize) -> Receiver<Result<Chunk, DatasetError>> {
         // One waits while one is read: more would only fill the memory.
@@ -145,7 +158,8 @@ impl Scorable {
                     let message = format!("`{}`: its pages are malformed", path.display());
                     Err(DatasetError::new(path, message).hint("`lockstep inspect` reads every value: write it anew"))
                 };
-                let read = AssertUnwindSafe(|| self.read(path, metadata, rows, &mut |chunk| send.send(Ok(chunk)).is_ok()));
+                let read =
+                    AssertUnwindSafe(|| self.read(path, metadata, rows, &mut |chunk| send.send(Ok(chunk)).is_ok()));
                 // A decoder that panics over a malformed page has found bad input, like one that returns an error.
                 match panic::catch_unwind(read).unwrap_or_else(|_| malformed()) {
                     Ok(true) => {}
@@ -235,7 +249,7 @@ impl Chunk {
                 for (column, name) in columns.iter().zip(names) {
                     place.finite(column, name)?;
                 }
-                Ok(Features::Wide(columns))
+                Ok(Features { columns, kept: Arc::clone(&self.kept) })
             }
             Kept::Vector { width, which } => {
                 // Named as the file has them: all of a row's elements must be finite, as in training.
@@ -243,12 +257,14 @@ impl Chunk {
                     None => self.wish.features[element].clone(),
                     Some(which) => {
                         let feature = which.iter().position(|taken| *taken == element);
-                        feature.map_or_else(|| format!("{}[{element}]", layout::FEATURES), |at| self.wish.features[at].clone())
+                        feature.map_or_else(
+                            || format!("{}[{element}]", layout::FEATURES),
+                            |at| self.wish.features[at].clone(),
+                        )
                     }
                 };
                 let values = place.vector(&self.batch, layout::FEATURES, *width, &name)?;
-                let which = which.is_some().then(|| Arc::clone(&self.kept));
-                Ok(Features::Vector { values, width: *width, which })
+                Ok(Features { columns: vec![values], kept: Arc::clone(&self.kept) })
             }
         }
     }
@@ -267,21 +283,19 @@ impl Chunk {
 impl Features {
     /// Copies rows, row-major.
     pub fn copy(&self, rows: Range<usize>, out: &mut [f32]) {
-        match self {
-            Self::Wide(columns) => {
-                let slices: Vec<&[f32]> =
-                    columns.iter().map(|column| &column.as_primitive::<Float32Type>().values()[rows.clone()]).collect();
-                transpose_into(&slices, out);
-            }
-            Self::Vector { values, width, which } => {
-                let values = &values.as_primitive::<Float32Type>().values()[rows.start * width..rows.end * width];
-                match which.as_deref() {
-                    Some(Kept::Vector { which: Some(which), .. }) => {
-                        for (row, out) in values.chunks_exact(*width).zip(out.chunks_exact_mut(which.len())) {
-                            out.iter_mut().zip(which).for_each(|(out, element)| *out = row[*element]);
-                        }
-                    }
-                    _ => out.copy_from_slice(values),
+        let width = match &*self.kept {
+            Kept::Wide => 1,
+            Kept::Vector { width, .. } => *width,
+        };
+        let part = rows.start * width..rows.end * width;
+        let slices: Vec<&[f32]> =
+            self.columns.iter().map(|column| &column.as_primitive::<Float32Type>().values()[part.clone()]).collect();
+        match &*self.kept {
+            Kept::Wide => transpose_into(&slices, out),
+            Kept::Vector { which: None, .. } => out.copy_from_slice(slices[0]),
+            Kept::Vector { which: Some(which), .. } => {
+                for (row, out) in slices[0].chunks_exact(width).zip(out.chunks_exact_mut(which.len())) {
+                    out.iter_mut().zip(which).for_each(|(out, element)| *out = row[*element]);
                 }
             }
         }

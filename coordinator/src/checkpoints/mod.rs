@@ -19,11 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proto::{
-    RunId, RunSpec,
-    checkpoint::CheckpointManifest,
-    v1,
-};
+use proto::{RunId, RunSpec, checkpoint::CheckpointManifest, v1};
 use rustix::fs::FlockOperation;
 
 pub use resume::{VerifiedCheckpoint, resolve_resume, resolve_start};

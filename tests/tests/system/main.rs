@@ -10,6 +10,7 @@ mod foreign_clients;
 mod judge;
 mod parity;
 mod resume;
+mod scoring;
 mod spark;
 
 use tests::Sandbox;

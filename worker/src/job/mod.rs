@@ -16,10 +16,8 @@ use std::{
 };
 
 use dataset::{
-    lanes::Blocks,
     manifest::DatasetError,
     reader::{Batch, LaneReader},
-    source::Source,
 };
 use proto::{checkpoint::TrainerState, spec::RunSpec, v1};
 use tch::Device;
@@ -142,7 +140,7 @@ pub struct Job {
     pub state: TrainerState,
     pub reports: Reports,
     pub metrics: Vec<v1::Metric>,
-    validation: Option<Scoring>,
+    evaluations: Vec<validation::Evaluation>,
     writer: checkpoints::Writer,
     audit: Audit,
     /// Sum over the epoch under way.
@@ -158,12 +156,6 @@ pub struct Job {
     scores: Vec<f32>,
     gradient: Vec<f32>,
     device: Device,
-}
-
-/// What validation reads.
-struct Scoring {
-    blocks: Arc<Blocks>,
-    source: Arc<dyn Source>,
 }
 
 /// What every epoch must have counted in the end. The hash is summed up beside the first epoch.

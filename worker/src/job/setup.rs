@@ -9,7 +9,7 @@ use std::{
 };
 
 use dataset::{
-    lanes::{self, Atom, Blocks},
+    lanes::{self, Blocks},
     reader::{self, Batch, LaneReader, Plan},
     source::{ParquetSource, Source},
 };
@@ -21,7 +21,7 @@ use proto::{
 use tch::Device;
 use tokio::sync::mpsc;
 
-use super::{Audit, Job, JobError, Reports, Scoring, Shared, checkpoints::Writer, training::atom_of};
+use super::{Audit, Job, JobError, Reports, Shared, checkpoints::Writer, training::atom_of, validation::Evaluation};
 use crate::{
     collective::{Collective, Solo, ring},
     loss::Objective,
@@ -51,11 +51,7 @@ impl Job {
         let features = train.columns.as_ref().map_or(0, |columns| columns.features.len());
         let source: Arc<dyn Source> = Arc::new(ParquetSource::new(train, &blocks, spec.data.cache.as_u64()));
         let network = Network::new(&spec.model, features, spec.seed, device);
-        let validation = seat.validation.clone().map(|manifest| {
-            let blocks = Arc::new(Blocks::cut(&manifest, Atom::List, lane_count, block_bytes));
-            let source: Arc<dyn Source> = Arc::new(ParquetSource::new(manifest, &blocks, spec.data.cache.as_u64()));
-            Scoring { blocks, source }
-        });
+        let evaluations = Evaluation::of(&seat, &spec.data);
         let mut plan = Plan {
             blocks: Arc::clone(&blocks),
             features,
@@ -102,7 +98,7 @@ impl Job {
             gradient: Vec::new(),
             collective,
             network,
-            validation,
+            evaluations,
             writer,
             steps_per_epoch,
             shared,

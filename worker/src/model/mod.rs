@@ -150,7 +150,8 @@ impl Network {
         let (crossed, deep) = match self.model.kind {
             ModelKind::DcnV2 => {
                 let features = tape.input.size()[1];
-                let deep = (!self.layers.tower.is_empty()).then(|| below.narrow(1, features, below.size()[1] - features));
+                let deep =
+                    (!self.layers.tower.is_empty()).then(|| below.narrow(1, features, below.size()[1] - features));
                 (Some(below.narrow(1, 0, features)), deep)
             }
             ModelKind::Linear | ModelKind::Mlp => (None, Some(below)),

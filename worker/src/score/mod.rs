@@ -18,7 +18,7 @@ use crate::{memory, model::Network};
 const PIECE_BYTES: usize = 512 << 10;
 /// Rows of a piece are a multiple of this, whatever the width of a kernel's tile.
 const TILE: usize = 64;
-const MOST_ROWS: usize = 1024;
+const MOST_ROWS: usize = 512;
 
 /// Scores on the thread that holds it; made by [`on_threads`].
 #[derive(Debug)]

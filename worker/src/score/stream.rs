@@ -18,6 +18,10 @@ use crate::{fault::Fault, model::Network};
 /// The column of scores.
 pub const SCORE: &str = "score";
 
+/// Keys of the schema's metadata that name the column of lists, as validation groups rows, and that of labels.
+const GROUP: &str = "lockstep.group";
+const LABEL: &str = "lockstep.label";
+
 /// Features of one chunk: some pieces, and little beside the chunks that wait.
 const CHUNK_BYTES: usize = 1 << 20;
 
@@ -32,7 +36,9 @@ pub fn schema(data: &Scorable) -> Result<SchemaRef, Fault> {
     }
     let mut fields = beside.fields().to_vec();
     fields.push(Arc::new(Field::new(SCORE, DataType::Float32, false)));
-    Ok(Arc::new(Schema::new(fields)))
+    let roles = [(GROUP, data.group()), (LABEL, data.label())];
+    let roles = roles.into_iter().filter_map(|(role, name)| Some((role.to_owned(), name?.to_owned())));
+    Ok(Arc::new(Schema::new_with_metadata(fields, roles.collect())))
 }
 
 type Scored = Result<RecordBatch, Fault>;
@@ -107,6 +113,9 @@ fn score(scorer: &mut Scorer, chunk: &Chunk, schema: &SchemaRef) -> Scored {
     let mut columns = chunk.beside()?;
     columns.push(Arc::new(Float32Array::from(scores)));
     RecordBatch::try_new(Arc::clone(schema), columns).map_err(|error| {
-        Fault::failed(format!("scores and columns do not go together: {error}"), "this is a fault of lockstep: please report it")
+        Fault::failed(
+            format!("scores and columns do not go together: {error}"),
+            "this is a fault of lockstep: please report it",
+        )
     })
 }

@@ -513,3 +513,55 @@ fn the_written_document_reads_well() {
     "#]]
     .assert_eq(&to_toml(&parse(CONTRACT, &[]).unwrap()));
 }
+
+#[test]
+fn early_stopping_may_go_by_what_people_judged_where_there_are_judgments() {
+    let text = |data: &str, metric: &str| {
+        format!(
+            "name = \"a\"\n[data]\ntrain = \"t\"\n{data}\n[model]\nhidden = [8]\n[training]\nearly_stopping = {{ metric = \"{metric}\" }}\n"
+        )
+    };
+    problems(&text("judgments = \"j\"", "judgments/map"), &[], expect!["no problem\n"]);
+    problems(&text("judgments = \"j\"\nvalidation = \"v\"", "ndcg@10"), &[], expect!["no problem\n"]);
+    problems(
+        &text("validation = \"v\"", "judgments/ndcg@10"),
+        &[],
+        expect![[r#"
+            run.toml:8: training.early_stopping.metric: `judgments/ndcg@10` needs human judgments
+              hint: add `judgments = "data/judged"` under `[data]`, or name a metric of data.validation: "ndcg@10"
+        "#]],
+    );
+    problems(
+        &text("judgments = \"j\"", "ndcg@10"),
+        &[],
+        expect![[r#"
+            run.toml:8: training.early_stopping.metric: `ndcg@10` needs validation data
+              hint: add `validation = "data/validation"` under `[data]`, or write "judgments/ndcg@10"
+        "#]],
+    );
+    problems(
+        &text("judgments = \"\"", "judgments/auc"),
+        &[],
+        expect![[r#"
+            run.toml:4: data.judgments: must not be empty
+              hint: leave the key out to train without human judgments
+            run.toml:8: training.early_stopping.metric: `judgments/auc` is not a metric
+              hint: write "ndcg@10" (or another cut-off), "map" or "mrr"
+        "#]],
+    );
+}
+
+#[test]
+fn the_best_epoch_is_chosen_by_clicks_unless_only_judgments_are_there_or_asked_for() {
+    let best_by = |data: &str, training: &str| {
+        let text =
+            format!("name = \"a\"\n[data]\ntrain = \"t\"\n{data}\n[model]\nhidden = [8]\n[training]\n{training}\n");
+        parse(&text, &[]).unwrap().best_by()
+    };
+    let both = "validation = \"v\"\njudgments = \"j\"";
+    assert_eq!(best_by("", ""), None);
+    assert_eq!(best_by(both, "").as_deref(), Some("ndcg@10"));
+    assert_eq!(best_by("judgments = \"j\"", "").as_deref(), Some("judgments/ndcg@10"));
+    let asked = "early_stopping = { metric = \"judgments/mrr\" }";
+    assert_eq!(best_by(both, asked).as_deref(), Some("judgments/mrr"));
+}
