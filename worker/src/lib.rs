@@ -2,6 +2,7 @@
 //! that links libtorch.
 
 pub mod collective;
+pub mod export;
 pub mod fault;
 pub mod job;
 pub mod loss;
@@ -11,3 +12,4 @@ pub mod optimizer;
 pub mod parameters;
 pub mod score;
 pub mod session;
+pub mod torchscript;
