@@ -35,10 +35,20 @@ pub fn load(document: &DocumentArgs, flags: &[(&str, String)]) -> Result<RunSpec
 pub fn absolute(mut spec: RunSpec) -> Result<RunSpec, Fault> {
     spec.data.train = absolute_path(&spec.data.train)?;
     spec.data.validation = spec.data.validation.as_deref().map(absolute_path).transpose()?;
+    spec.model.path = spec.model.path.as_deref().map(absolute_path).transpose()?;
     spec.data.judgments = spec.data.judgments.as_deref().map(absolute_path).transpose()?;
     spec.model.start_from = spec.model.start_from.as_deref().map(absolute_path).transpose()?;
     spec.checkpoint.dir = absolute_path(&spec.checkpoint.dir)?;
     Ok(spec)
+}
+
+/// For a run whose workers are on this machine: what its module is said to be is here, before anything starts.
+pub fn find_module(spec: &RunSpec) -> Result<(), Fault> {
+    let Some(path) = &spec.model.path else { return Ok(()) };
+    std::fs::File::open(path).map(drop).map_err(|error| {
+        Fault::words(format!("the module `{}` cannot be read: {error}", path.display()))
+            .hint("`model.path` names the file that `torch.jit.script(model).save(\"model.pt\")` wrote")
+    })
 }
 
 /// Addresses of object stores stay as they are.
@@ -69,6 +79,7 @@ pub fn summary(spec: &RunSpec) -> String {
         ModelKind::Mlp => format!("mlp {:?}", spec.model.hidden),
         ModelKind::DcnV2 if spec.model.hidden.is_empty() => "dcn_v2".to_owned(),
         ModelKind::DcnV2 => format!("dcn_v2 {:?}", spec.model.hidden),
+        ModelKind::Torchscript => format!("module {}", spec.model.path.clone().unwrap_or_default().display()),
     };
     let loss = spec.loss.kind;
     let mut validation = match (&spec.data.validation, &spec.data.judgments) {

@@ -54,6 +54,9 @@ pub async fn train(args: TrainArgs, log: Option<&str>) -> Result<ExitCode, Fault
     let spec = document::load(&args.document, &flags)?;
     let resume = resume_from(&spec, args.resume.as_deref())?;
     let spec = document::absolute(spec)?;
+    if resume.is_empty() {
+        document::find_module(&spec)?;
+    }
     let binary = children::find()?;
     let state = match &args.state {
         Some(state) => document::absolute_path(state)?,

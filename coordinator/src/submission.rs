@@ -1,5 +1,7 @@
 //! A run as it is asked for, checked as far as that goes without reading its data. Blocking: looks at the checkpoint folder.
 
+use std::{fs::File, path::Path};
+
 use proto::{RunId, RunSpec, spec::Problem};
 
 use crate::{
@@ -34,6 +36,10 @@ impl Submission {
         }
         if resume_from.is_empty() {
             RunFolder::of(&spec).refuse_if_taken(&spec.name)?;
+            // A resumed run takes the module from its checkpoint.
+            if let Some(module) = &spec.model.path {
+                refuse_unreadable_module(module)?;
+            }
         }
         Ok(Self { spec, spec_toml, resume_from })
     }
@@ -49,6 +55,19 @@ impl Submission {
             best_by: self.spec.best_by(),
         }
     }
+}
+
+/// Before workers are seated for it; what is in it is theirs to judge.
+fn refuse_unreadable_module(module: &Path) -> Result<(), Refusal> {
+    let opened = File::open(module).and_then(|file| file.metadata());
+    let why = match opened {
+        Ok(metadata) if metadata.is_file() => return Ok(()),
+        Ok(_) => "it is not a file".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let message = format!("`model.path` names `{}`, which cannot be read: {why}", module.display());
+    let hint = "name the file that `torch.jit.script(model).save(\"model.pt\")` wrote, as the coordinator and the workers see it";
+    Err(Refusal::new(RefusalKind::Invalid, message, hint))
 }
 
 fn in_words(problem: &Problem) -> String {

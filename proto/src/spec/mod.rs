@@ -101,6 +101,9 @@ impl Default for Data {
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
     pub kind: ModelKind,
+    /// The file of a scripted module (`torchscript`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
     /// Widths of the hidden layers (`mlp`; `dcn_v2`: of its deep tower, which may be empty).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hidden: Vec<usize>,
@@ -133,6 +136,8 @@ pub enum ModelKind {
     Mlp,
     /// Deep & Cross Network v2 (Wang et al., WWW 2021), the cross network and the deep tower in parallel.
     DcnV2,
+    /// A module that its user scripted in PyTorch, at `path`.
+    Torchscript,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

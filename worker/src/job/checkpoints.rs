@@ -14,7 +14,7 @@ use std::{
 };
 
 use proto::{
-    checkpoint::{CheckpointManifest, FileSum, MANIFEST, MODEL, MetricValue, OPTIMIZER},
+    checkpoint::{CheckpointManifest, FileSum, MANIFEST, MODEL, MODULE, MetricValue, OPTIMIZER},
     spec::{Every, OptimizerKind},
     v1::{self, OrderKind, worker_message::Message},
 };
@@ -47,6 +47,8 @@ pub(super) struct Writer {
 struct Snapshot {
     manifest: CheckpointManifest,
     entries: Vec<Entry>,
+    /// The file of a scripted module.
+    module: Option<Arc<[u8]>>,
     values: Vec<f32>,
     normalization: [Vec<f32>; 2],
     optimizer: OptimizerKind,
@@ -193,6 +195,7 @@ impl Job {
         let snapshot = Snapshot {
             manifest,
             entries: self.network.parameters.entries.clone(),
+            module: self.network.module_file().cloned(),
             values: copy(&self.network.parameters.values),
             normalization: [&self.network.normalization.mean, &self.network.normalization.scale].map(copy),
             optimizer: self.spec.optimizer.kind,
@@ -264,7 +267,7 @@ fn write(staging: &Path, snapshot: Snapshot) -> io::Result<v1::CheckpointStaged>
 }
 
 fn write_files(folder: &Path, snapshot: Snapshot) -> io::Result<v1::CheckpointStaged> {
-    let Snapshot { mut manifest, entries, values, normalization, optimizer, first, second } = snapshot;
+    let Snapshot { mut manifest, entries, module, values, normalization, optimizer, first, second } = snapshot;
     let _ = fs::remove_dir_all(folder);
     fs::create_dir_all(folder)?;
     let features = normalization[0].len();
@@ -282,11 +285,17 @@ fn write_files(folder: &Path, snapshot: Snapshot) -> io::Result<v1::CheckpointSt
             }
         }
     }
-    for (name, tensors) in [(MODEL, model), (OPTIMIZER, state)] {
-        let bytes = safetensors::serialize(tensors, None).map_err(io::Error::other)?;
-        store(&folder.join(name), &bytes)?;
-        let blake3 = blake3::hash(&bytes).to_hex().to_string();
+    let mut keep = |name: &str, bytes: &[u8]| {
+        store(&folder.join(name), bytes)?;
+        let blake3 = blake3::hash(bytes).to_hex().to_string();
         manifest.files.push(FileSum { name: name.to_owned(), bytes: bytes.len() as u64, blake3 });
+        io::Result::Ok(())
+    };
+    for (name, tensors) in [(MODEL, model), (OPTIMIZER, state)] {
+        keep(name, &safetensors::serialize(tensors, None).map_err(io::Error::other)?)?;
+    }
+    if let Some(module) = module {
+        keep(MODULE, &module)?;
     }
     store(&folder.join(MANIFEST), &serde_json::to_vec_pretty(&manifest).map_err(io::Error::other)?)?;
     File::open(folder)?.sync_all()?;

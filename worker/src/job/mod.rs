@@ -2,6 +2,7 @@
 
 mod agreement;
 mod checkpoints;
+mod module;
 mod report;
 mod setup;
 pub mod training;

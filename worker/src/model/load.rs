@@ -1,20 +1,22 @@
-//! From what `--model` names to a network that scores: a checkpoint's folder, or a run's, which holds checkpoints.
+//! From what `--model` names to a network that scores: a checkpoint's folder, or a run's, which holds checkpoints; a file of
+//! TorchScript; an MLflow model's folder, which holds one.
 
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use dataset::checkpoint;
 use proto::{
-    checkpoint::{CheckpointManifest, MANIFEST, MODEL},
-    spec::{self, RunSpec},
+    checkpoint::{CheckpointManifest, MANIFEST, MODEL, MODULE},
+    spec::{self, ModelKind, RunSpec},
 };
 use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Tensor};
 
-use super::Network;
-use crate::fault::Fault;
+use super::{Network, Unfit};
+use crate::{export::mlflow, fault::Fault};
 
 /// Which of a run's checkpoints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +40,8 @@ impl Which {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Named {
     Checkpoint(PathBuf),
+    /// A file of TorchScript.
+    Module(PathBuf),
 }
 
 /// A model that was trained, ready to score.
@@ -45,28 +49,44 @@ enum Named {
 pub struct Loaded {
     /// Where it was found, links followed.
     pub path: PathBuf,
-    pub manifest: CheckpointManifest,
-    /// What it was trained by.
-    pub spec: RunSpec,
+    /// Names, in the order in which it takes them.
+    pub features: Vec<String>,
     pub network: Network,
+    /// Nothing is known of a module that came by itself.
+    pub trained: Option<Trained>,
 }
 
-/// The model at `path`, every byte of it verified.
-pub fn load(path: &Path, which: Which) -> Result<Loaded, Fault> {
-    match find(path, which)? {
-        Named::Checkpoint(folder) => from_checkpoint(folder),
+/// What a checkpoint says of its model.
+#[derive(Debug)]
+pub struct Trained {
+    pub manifest: CheckpointManifest,
+    pub spec: RunSpec,
+}
+
+/// The model at `path`; every byte of a checkpoint is verified. `features` names those of a module that does not say them itself.
+pub fn load(path: &Path, which: Which, features: Option<&[String]>) -> Result<Loaded, Fault> {
+    match (find(path, which)?, features) {
+        (Named::Checkpoint(folder), None) => from_checkpoint(folder),
+        (Named::Checkpoint(folder), Some(_)) => Err(Fault::wrong_input(
+            format!("checkpoint `{}` says itself which features it takes", folder.display()),
+            "leave --features out",
+        )),
+        (Named::Module(file), features) => from_module(file, features),
     }
 }
 
 fn find(path: &Path, which: Which) -> Result<Named, Fault> {
-    const HINT: &str = "give the folder of a checkpoint or of a run: `checkpoints/<run>` or `checkpoints/<run>/step-…`";
+    const HINT: &str = "give the folder of a checkpoint or of a run, `checkpoints/<run>` or `checkpoints/<run>/step-…`; a file of TorchScript; or an MLflow model's folder";
     let shown = path.display();
     // Links are followed once: what is read below is one checkpoint, also where a run moves its link on meanwhile.
     let folder = path
         .canonicalize()
         .map_err(|error| Fault::wrong_input(format!("model `{shown}` cannot be found: {error}"), HINT))?;
-    if !folder.is_dir() {
-        return Err(Fault::wrong_input(format!("model `{shown}` is not a folder"), HINT));
+    if folder.is_file() {
+        return Ok(Named::Module(folder));
+    }
+    if folder.join(mlflow::MLMODEL).is_file() {
+        return Ok(Named::Module(folder.join(mlflow::MODULE)));
     }
     let named_as_one = folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("step-"));
     if named_as_one || folder.join(MANIFEST).exists() {
@@ -94,9 +114,60 @@ fn from_checkpoint(path: PathBuf) -> Result<Loaded, Fault> {
         let message = format!("checkpoint `{}` is of a run that this version cannot read: {problems}", path.display());
         Fault::wrong_input(message, format!("use lockstep {}, which wrote it", manifest.lockstep))
     })?;
-    let mut network = Network::new(&spec.model, manifest.features.len(), spec.seed, Device::Cpu);
+    let features = manifest.features.len();
+    let mut network = match spec.model.kind {
+        ModelKind::Torchscript => {
+            let module = path.join(MODULE);
+            scripted(module_file(&module)?.into(), &module, &spec.model, features, Device::Cpu)?
+        }
+        _ => Network::new(&spec.model, features, spec.seed, Device::Cpu),
+    };
     weights(&mut network, &path)?;
-    Ok(Loaded { path, manifest, spec, network })
+    Ok(Loaded { path, features: manifest.features.clone(), network, trained: Some(Trained { manifest, spec }) })
+}
+
+fn from_module(path: PathBuf, features: Option<&[String]>) -> Result<Loaded, Fault> {
+    let file = module_file(&path)?;
+    let refused = |unfit: Unfit| Fault::wrong_input(format!("the module `{}` {unfit}", path.display()), unfit.hint);
+    let named = Network::features_of(&file).map_err(refused)?;
+    let features = match (named, features) {
+        (Some(named), None) => named,
+        (None, Some(given)) => given.to_vec(),
+        (Some(named), Some(given)) if named == given => named,
+        (Some(named), Some(_)) => {
+            let message =
+                format!("the module `{}` says that it takes other features: {}", path.display(), named.join(", "));
+            return Err(Fault::wrong_input(message, "leave --features out"));
+        }
+        (None, None) => {
+            return Err(Fault::wrong_input(
+                format!("the module `{}` does not say which features it takes", path.display()),
+                "name them in its order: `--features price,rating,…`; what `lockstep export` writes knows its own",
+            ));
+        }
+    };
+    let network = Network::finished(file.into(), features.len(), Device::Cpu).map_err(refused)?;
+    Ok(Loaded { path, features, network, trained: None })
+}
+
+/// The bytes of a scripted module.
+pub fn module_file(path: &Path) -> Result<Vec<u8>, Fault> {
+    fs::read(path).map_err(|error| {
+        let message = format!("the module `{}` cannot be read: {error}", path.display());
+        Fault::wrong_input(message, "name the file that `torch.jit.script(model).save(\"model.pt\")` wrote")
+    })
+}
+
+/// The network that a file of TorchScript is, read from `path`.
+pub fn scripted(
+    file: Arc<[u8]>,
+    path: &Path,
+    model: &spec::Model,
+    features: usize,
+    device: Device,
+) -> Result<Network, Fault> {
+    Network::scripted(file, model, features, device)
+        .map_err(|unfit| Fault::wrong_input(format!("the module `{}` {unfit}", path.display()), unfit.hint))
 }
 
 /// Fills a network from a checkpoint's file: weights and normalisation.

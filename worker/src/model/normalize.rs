@@ -43,6 +43,11 @@ impl Normalization {
         Self { kind: self.kind, mean: self.mean.shallow_clone(), scale: self.scale.shallow_clone() }
     }
 
+    /// As [`apply`](Self::apply), never `x` itself: for whoever may write to what it is given.
+    pub fn apply_to_new(&self, x: &Tensor) -> Tensor {
+        if self.kind == Normalize::None { x.copy() } else { self.apply(x) }
+    }
+
     pub fn apply(&self, x: &Tensor) -> Tensor {
         match self.kind {
             Normalize::None => x.shallow_clone(),
