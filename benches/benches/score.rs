@@ -38,14 +38,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Ok(());
     };
     let threads = number("--threads", 1);
-    let loaded = load::load(Path::new(model), Which::Latest)?;
+    let loaded = load::load(Path::new(model), Which::Latest, None)?;
     let width = loaded.network.features();
-    let features = in_memory(Path::new(data), &loaded.manifest.features)?;
+    let features = in_memory(Path::new(data), &loaded.features)?;
     let rows = features.len() / width;
     let out = tempfile::tempdir()?;
     let args = ScoreArgs {
         model: model.into(),
         checkpoint: WhichArg::Latest,
+        features: None,
         data: data.into(),
         out: PathBuf::from(out.path()).join("scores.parquet"),
         overwrite: true,
@@ -88,7 +89,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (pieces, calls, whole) = (median(pieces), median(calls), median(whole));
     println!(
         r#"{{"way":"score","rows":{rows},"features":{width},"hidden":{:?},"threads":{threads},"rows_per_second":{whole:.0},"forward_in_pieces":{pieces:.0},"forward_in_calls":{calls:.0},"share_of_the_faster":{:.3}}}"#,
-        loaded.spec.model.hidden,
+        loaded.trained.as_ref().map(|trained| &trained.spec.model.hidden),
         whole / pieces.max(calls)
     );
     Ok(())

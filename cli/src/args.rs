@@ -2,6 +2,7 @@
 
 mod collect;
 mod datasets;
+mod export;
 mod judge;
 mod logs;
 mod prepare;
@@ -14,11 +15,12 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub use collect::CollectArgs;
 pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels, Layout, OutputArgs, SplitArgs};
+pub use export::ExportArgs;
 pub use judge::{AggregateArgs, CreateArgs, Judge, JudgeMethod, PlatformArgs, PullArgs};
 pub use logs::{ClickModel, ImportLogs, Logs, SimulateArgs, UbiArgs, Unknown};
 pub use prepare::{EngineVerb, ExecutorArgs, JoinWord, LabelWord, MissingWord, PrepareArgs, WeightWord};
 pub use propensity::{Estimator, Propensity, PropensityEstimateArgs, PropensityShowArgs};
-pub use score::{ModelArgs, ScoreArgs};
+pub use score::{ModelArgs, ScoreArgs, Which};
 
 /// Trains ranking models on Parquet, data-parallel, with one command.
 #[derive(Debug, Parser)]
@@ -85,6 +87,8 @@ pub enum Verb {
     Workers(ClientArgs),
     /// Save a checkpoint and stop a run.
     Stop(StopArgs),
+    /// Write a trained model as a file that serves elsewhere.
+    Export(ExportArgs),
 }
 
 /// The document and what is set over it.

@@ -7,6 +7,7 @@ mod collect;
 mod datasets;
 mod document;
 mod errors;
+mod export;
 mod json;
 mod judge;
 mod logs;
@@ -59,6 +60,7 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Verb::Prepare(args) => prepare::prepare(*args),
         Verb::Score(scoring) => score::score(&scoring, args.log.as_deref().unwrap_or(quiet)),
         Verb::Worker(args) => Err(children::become_worker(&args)),
+        Verb::Export(export) => export::export(&export, args.log.as_deref().unwrap_or(quiet)),
         verb => run_async(async {
             match verb {
                 Verb::Train(train) => Box::pin(train::train(train, args.log.as_deref())).await,
@@ -83,7 +85,8 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
                 | Verb::Inspect(_)
                 | Verb::Prepare(_)
                 | Verb::Score(_)
-                | Verb::Worker(_) => unreachable!("carried out above, without a runtime"),
+                | Verb::Worker(_)
+                | Verb::Export(_) => unreachable!("carried out above, without a runtime"),
             }
         }),
     }

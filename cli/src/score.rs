@@ -123,6 +123,7 @@ pub fn of_model(model: &ModelArgs, data: &Path) -> Vec<OsString> {
     let mut arguments = vec!["score".into()];
     flag(&mut arguments, "--model", Some(&model.model));
     flag(&mut arguments, "--checkpoint", Some(model.checkpoint.word()));
+    flag(&mut arguments, "--features", model.features.as_ref());
     flag(&mut arguments, "--data", Some(data));
     arguments
 }
@@ -140,11 +141,13 @@ pub fn flag(arguments: &mut Vec<OsString>, name: &str, value: Option<impl Into<O
 fn in_words(report: &Value, out: &Path) -> String {
     let (rows, seconds) = (report["rows"].as_u64().unwrap_or_default(), report["seconds"].as_f64().unwrap_or_default());
     let columns: Vec<&str> = report["columns"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let model = match report["run_name"].as_str() {
+        Some(run) => format!("`{run}` after step {}", report["step"]),
+        None => report["model"].as_str().unwrap_or_default().to_owned(),
+    };
     format!(
-        "scored  {} by `{}` after step {}, in {} ({} rows/s)\nwrote   {}: {}",
+        "scored  {} by {model}, in {} ({} rows/s)\nwrote   {}: {}",
         words::counted(rows, "row"),
-        report["run_name"].as_str().unwrap_or_default(),
-        report["step"],
         words::span(seconds),
         words::rate(rows, seconds),
         out.display(),

@@ -11,6 +11,7 @@ use std::{
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use worker::{
+    export::command::{ExportArgs, export},
     fault::Fault,
     score::command::{ScoreArgs, score},
     session::{self, Identity, SessionError},
@@ -36,6 +37,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Write a trained model as a file that serves elsewhere
+    Export(ExportArgs),
     /// Score a dataset with a model
     Score(ScoreArgs),
 }
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     leave_with_parent();
     match args.verb {
+        Some(Verb::Export(args)) => carry_out(|| export(&args)),
         Some(Verb::Score(args)) => carry_out(|| score(&args)),
         None => join(args.join),
     }

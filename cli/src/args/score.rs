@@ -7,12 +7,15 @@ use clap::ValueEnum;
 /// A model, and the data that it is to score.
 #[derive(Debug, clap::Args)]
 pub struct ModelArgs {
-    /// The folder of a checkpoint, or of a run: `checkpoints/<run>`.
-    #[arg(long, value_name = "FOLDER")]
+    /// The folder of a checkpoint, of a run (`checkpoints/<run>`) or of an MLflow model; or a file of TorchScript.
+    #[arg(long, value_name = "MODEL")]
     pub model: PathBuf,
     /// Which checkpoint of a run's folder.
     #[arg(long, value_enum, default_value_t = Which::Best)]
     pub checkpoint: Which,
+    /// The features of a module that does not know them itself, in its order: `price,rating`.
+    #[arg(long, value_name = "NAMES")]
+    pub features: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -8,6 +8,7 @@ mod debiasing;
 mod engine;
 mod foreign_clients;
 mod judge;
+mod models;
 mod parity;
 mod resume;
 mod scoring;

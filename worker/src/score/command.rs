@@ -21,6 +21,7 @@ use parquet::{
     file::{metadata::KeyValue, properties::WriterProperties},
     schema::types::ColumnPath,
 };
+use proto::{checkpoint::MODEL, spec::Data};
 use serde_json::json;
 
 use super::stream::{schema, stream};
@@ -32,9 +33,12 @@ use crate::{
 /// What to score with what.
 #[derive(Clone, Debug, Args)]
 pub struct ScoreArgs {
-    /// The folder of a checkpoint, or of a run
-    #[arg(long, value_name = "FOLDER")]
+    /// The folder of a checkpoint, of a run or of an MLflow model; or a file of TorchScript
+    #[arg(long, value_name = "MODEL")]
     pub model: PathBuf,
+    /// What a module takes that does not say so itself, in its order
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub features: Option<Vec<String>>,
     /// Which checkpoint of a run's folder
     #[arg(long, value_enum, default_value_t = WhichArg::Best)]
     pub checkpoint: WhichArg,
@@ -94,7 +98,7 @@ pub fn score(args: &ScoreArgs) -> Result<(), Fault> {
     }
     // Before anything takes long.
     let whole = (!to_stdout).then(|| WholeFile::begin(&args.out, args.overwrite)).transpose()?;
-    let model = load::load(&args.model, args.checkpoint.into())?;
+    let model = load::load(&args.model, args.checkpoint.into(), args.features.as_deref())?;
     let data = Scorable::open(&args.data, wish(args, &model))?;
     let threads = args.threads.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let (rows, began) = (data.rows(), Instant::now());
@@ -111,9 +115,9 @@ pub fn score(args: &ScoreArgs) -> Result<(), Fault> {
                 "out": args.out,
                 "columns": names,
                 "model": model.path,
-                "run_id": model.manifest.run_id,
-                "run_name": model.manifest.run_name,
-                "step": model.manifest.step,
+                "run_id": model.trained.as_ref().map(|trained| &trained.manifest.run_id),
+                "run_name": model.trained.as_ref().map(|trained| &trained.manifest.run_name),
+                "step": model.trained.as_ref().map(|trained| trained.manifest.step),
             }));
         }
     }
@@ -121,9 +125,10 @@ pub fn score(args: &ScoreArgs) -> Result<(), Fault> {
 }
 
 fn wish(args: &ScoreArgs, model: &Loaded) -> Wish {
-    let trained = &model.spec.data;
+    let defaults = Data::default();
+    let trained = model.trained.as_ref().map_or(&defaults, |trained| &trained.spec.data);
     Wish {
-        features: model.manifest.features.clone(),
+        features: model.features.clone(),
         query: Wanted::or(args.query.clone(), &trained.query),
         list: Wanted::or(args.list.clone(), trained.group.as_deref().unwrap_or(layout::LIST)),
         document: Wanted::or(args.document.clone(), layout::DOCUMENT),
@@ -148,12 +153,14 @@ fn to_parquet(model: &Loaded, data: Scorable, threads: usize, out: &Path, whole:
         Fault::failed(format!("cannot write `{}`: {error}", out.display()), "is there space, and may you write there?")
     };
     let (schema, total) = (schema(&data)?, data.rows());
+    let trained = model.trained.as_ref().map(|trained| &trained.manifest);
+    let weights = trained.and_then(|manifest| manifest.files.iter().find(|file| file.name == MODEL));
     let about = json!({
         "lockstep": proto::VERSION,
-        "run_id": model.manifest.run_id,
-        "run_name": model.manifest.run_name,
-        "step": model.manifest.step,
-        "model": model.manifest.files.iter().find(|file| file.name == proto::checkpoint::MODEL).map(|file| &file.blake3),
+        "run_id": trained.map(|manifest| &manifest.run_id),
+        "run_name": trained.map(|manifest| &manifest.run_name),
+        "step": trained.map(|manifest| manifest.step),
+        "model": weights.map(|file| &file.blake3),
     });
     let mut properties = WriterProperties::builder()
         .set_created_by(format!("lockstep {}", proto::VERSION))
