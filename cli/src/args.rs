@@ -2,11 +2,13 @@
 
 mod collect;
 mod datasets;
+mod export;
 mod judge;
 mod logs;
 mod prepare;
 mod propensity;
 mod runs;
+mod score;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -14,6 +16,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub use collect::CollectArgs;
 pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels, Layout, OutputArgs, SplitArgs};
+pub use export::ExportArgs;
 pub use judge::{AggregateArgs, CreateArgs, Judge, JudgeMethod, PlatformArgs, PullArgs};
 pub use logs::{ClickModel, ImportLogs, Logs, SimulateArgs, UbiArgs, Unknown};
 pub use prepare::{EngineVerb, ExecutorArgs, JoinWord, LabelWord, MissingWord, PrepareArgs, WeightWord};
@@ -22,6 +25,7 @@ pub use runs::{
     BestArgs as RunsBest, CompareArgs as RunsCompare, FetchArgs as RunsFetch, Keeper as RunsKeeper,
     ListArgs as RunsList, Runs, ShowArgs as RunsShow, SyncArgs as RunsSync,
 };
+pub use score::{ModelArgs, ScoreArgs, Which};
 
 /// Trains ranking models on Parquet, data-parallel, with one command.
 #[derive(Debug, Parser)]
@@ -66,6 +70,8 @@ pub enum Verb {
     /// How much each position is looked at: estimate it from click logs, show a table.
     #[command(subcommand)]
     Propensity(Propensity),
+    /// Score a dataset with a model.
+    Score(ScoreArgs),
     /// Run a standing coordinator.
     Coordinator(CoordinatorArgs),
     /// Run one worker for a standing coordinator.
@@ -89,6 +95,8 @@ pub enum Verb {
     Runs(Runs),
     /// Save a checkpoint and stop a run.
     Stop(StopArgs),
+    /// Write a trained model as a file that serves elsewhere.
+    Export(ExportArgs),
 }
 
 /// The document and what is set over it.
@@ -198,7 +206,7 @@ pub struct RunArgs {
 pub struct MetricsArgs {
     /// Which run [default: the newest].
     pub run: Option<String>,
-    /// Which curves, `train/loss` or `validation/ndcg@10` [default: all].
+    /// Which curves, `train/loss`, `validation/ndcg@10` or `judgments/ndcg@10` [default: all].
     pub names: Vec<String>,
     #[command(flatten)]
     pub client: ClientArgs,

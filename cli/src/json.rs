@@ -163,6 +163,7 @@ fn epoch(ended: &v1::EpochEnded) -> Value {
         "train_seconds": ended.train_seconds,
         "validation_seconds": ended.validation_seconds,
         "validation": metrics(&ended.validation),
+        "judgments": metrics(&ended.judgments),
         "learning_rate": ended.learning_rate,
         "improved": ended.improved,
         "epochs_without_improvement": ended.epochs_without_improvement,

@@ -7,6 +7,7 @@ mod collect;
 mod datasets;
 mod document;
 mod errors;
+mod export;
 mod json;
 mod judge;
 mod logs;
@@ -17,6 +18,7 @@ mod propensity;
 mod remote;
 mod resume;
 mod runs;
+mod score;
 mod serve;
 mod signals;
 mod tracking;
@@ -59,7 +61,9 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Verb::Split(args) => datasets::split(args),
         Verb::Inspect(args) => datasets::inspect(args),
         Verb::Prepare(args) => prepare::prepare(*args),
+        Verb::Score(scoring) => score::score(&scoring, args.log.as_deref().unwrap_or(quiet)),
         Verb::Worker(args) => Err(children::become_worker(&args)),
+        Verb::Export(export) => export::export(&export, args.log.as_deref().unwrap_or(quiet)),
         verb => run_async(async {
             match verb {
                 Verb::Train(train) => Box::pin(train::train(train, args.log.as_deref())).await,
@@ -84,7 +88,9 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
                 | Verb::Split(_)
                 | Verb::Inspect(_)
                 | Verb::Prepare(_)
-                | Verb::Worker(_) => unreachable!("carried out above, without a runtime"),
+                | Verb::Score(_)
+                | Verb::Worker(_)
+                | Verb::Export(_) => unreachable!("carried out above, without a runtime"),
             }
         }),
     }

@@ -58,7 +58,7 @@ pub async fn submit(args: SubmitArgs) -> Result<ExitCode, Fault> {
     match (args.client.json, args.watch) {
         (true, false) => json::print(&json!({ "run_id": run_id })),
         (false, false) => print::line(run_id),
-        (_, true) => return follow(&client, &run_id, args.client.json, document::best_metric(&spec)).await,
+        (_, true) => return follow(&client, &run_id, args.client.json, spec.best_by()).await,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -170,10 +170,14 @@ fn screen(run: &RunStatus) -> String {
         fact("progress", Story::default().line(progress));
     }
     if let Some(epoch) = &run.last_epoch {
-        let metrics = epoch.validation.iter().map(|metric| format!("  {} {:.4}", metric.name, metric.value));
-        let metrics: String = metrics.collect();
-        let number = epoch.epoch + 1;
-        fact("last epoch", format!("{number}/{}  train loss {}{metrics}", epoch.epochs, words::loss(epoch.train_loss)));
+        let metrics = |metrics: &[v1::Metric]| -> String {
+            metrics.iter().map(|metric| format!("  {} {:.4}", metric.name, metric.value)).collect()
+        };
+        let (number, loss) = (epoch.epoch + 1, words::loss(epoch.train_loss));
+        fact("last epoch", format!("{number}/{}  train loss {loss}{}", epoch.epochs, metrics(&epoch.validation)));
+        if !epoch.judgments.is_empty() {
+            fact("judgments", metrics(&epoch.judgments).trim_start().to_owned());
+        }
     }
     if let Some(best) = &run.best {
         let metric = metric_of(run).and_then(|name| best.metrics.iter().find(|metric| metric.name == name).cloned());
@@ -314,7 +318,7 @@ pub async fn stop(args: &StopArgs) -> Result<ExitCode, Fault> {
 
 /// The metric that decides which epoch of a run is the best.
 fn metric_of(run: &RunStatus) -> Option<String> {
-    document::best_metric(&parse(&run.spec_toml, &[]).ok()?)
+    parse(&run.spec_toml, &[]).ok()?.best_by()
 }
 
 /// Columns that line up, without rules; `right` are the columns of numbers.

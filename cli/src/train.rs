@@ -55,6 +55,9 @@ pub async fn train(args: TrainArgs, log: Option<&str>) -> Result<ExitCode, Fault
     let spec = document::load(&args.document, &flags)?;
     let resume = resume_from(&spec, args.resume.as_deref())?;
     let spec = document::absolute(spec)?;
+    if resume.is_empty() {
+        document::find_module(&spec)?;
+    }
     let binary = children::find()?;
     let state = match &args.state {
         Some(state) => document::absolute_path(state)?,
@@ -62,7 +65,7 @@ pub async fn train(args: TrainArgs, log: Option<&str>) -> Result<ExitCode, Fault
     };
     // Before anything starts: an interrupt from here on ends things in order.
     let interrupts = Interrupts::listen()?;
-    let view = View::new(args.json, document::best_metric(&spec));
+    let view = View::new(args.json, spec.best_by());
 
     let coordinator = serve::for_one_run(args.listen, &state).await?;
     let address = format!("http://{}", coordinator.address());

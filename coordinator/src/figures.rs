@@ -27,9 +27,10 @@ pub fn figures(event: &v1::RunEvent) -> Vec<Figure> {
             points
         }
         Some(Event::Epoch(epoch)) => {
-            let validation = epoch.validation.iter();
-            let mut points: Vec<_> =
-                validation.map(|metric| at(format!("validation/{}", metric.name), epoch.step, metric.value)).collect();
+            let of = |set: &str, metric: &v1::Metric| at(format!("{set}/{}", metric.name), epoch.step, metric.value);
+            let validation = epoch.validation.iter().map(|metric| of("validation", metric));
+            let judgments = epoch.judgments.iter().map(|metric| of("judgments", metric));
+            let mut points: Vec<_> = validation.chain(judgments).collect();
             points.push(at("train/epoch_loss".into(), epoch.step, epoch.train_loss));
             points
         }

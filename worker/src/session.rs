@@ -19,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::{
     gauge::Gauge,
     job::{Job, JobError, Outcome, Shared, training},
+    model::RAISED,
 };
 
 /// Who this worker is.
@@ -219,11 +220,17 @@ fn run(seat: v1::Seat, shared: &Arc<Shared>, listener: &TcpListener, reports: mp
         Err(panic) => {
             let words = panic.downcast_ref::<String>().map(String::as_str);
             let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no words");
+            let (message, hint) = if words.starts_with(RAISED) {
+                (words.to_owned(), "its code raised this on rows of the data: see model.path")
+            } else {
+                let message = format!("the training thread panicked: {words}");
+                (message, "this is a fault of lockstep: please report it with the worker's log")
+            };
             job_ended::Outcome::Failed(v1::Failure {
-                message: format!("the training thread panicked: {words}"),
+                message,
                 causes: Vec::new(),
-                hint: "this is a fault of lockstep: please report it with the worker's log".into(),
-                input_is_wrong: false,
+                hint: hint.into(),
+                input_is_wrong: words.starts_with(RAISED),
             })
         }
     };

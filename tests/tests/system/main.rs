@@ -8,8 +8,10 @@ mod debiasing;
 mod engine;
 mod foreign_clients;
 mod judge;
+mod models;
 mod parity;
 mod resume;
+mod scoring;
 mod spark;
 mod tracking;
 
