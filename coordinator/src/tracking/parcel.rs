@@ -5,8 +5,8 @@ use proto::v1::{self, run_event::Event};
 
 use crate::figures::figures;
 
-/// MLflow takes no more at once.
-pub const METRICS_AT_MOST: usize = 1000;
+/// MLflow takes 1000 things at once, of which 100 may be parameters and 100 tags.
+pub const METRICS_AT_MOST: usize = 800;
 
 /// One point of a curve, as MLflow keeps it.
 #[derive(Clone, Debug, PartialEq)]

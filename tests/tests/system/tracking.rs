@@ -15,6 +15,10 @@ use tests::{Ended, Sandbox, mlflow::Mlflow};
 
 use crate::{TRAIN, small_dataset, train};
 
+/// As long as a test takes on a busy machine; a second or so an epoch.
+const LONG: [&str; 6] =
+    ["--set", "training.epochs=100000", "--set", "training.batch=1", "--set", "model.hidden=[256, 256]"];
+
 const STATE: &str = "checkpoints/.state";
 
 fn prepare(sandbox: &Sandbox, url: &str) {
@@ -184,9 +188,8 @@ fn a_server_killed_in_mid_run_that_comes_back_misses_nothing_and_has_nothing_twi
     let sandbox = Sandbox::new();
     let Some(mut server) = Mlflow::start(&sandbox) else { return };
     prepare(&sandbox, &server.url());
-    // Long enough for whatever a busy machine takes: the test ends it.
-    let mut run =
-        sandbox.start(&[&TRAIN[..], &["--set", "training.epochs=100000", "--set", "training.batch=1"]].concat());
+    // The test ends it.
+    let mut run = sandbox.start(&[&TRAIN[..], &LONG].concat());
     run.until(|event| event["event"] == "epoch");
     // It has made the run, and has some of its points.
     while server.client(READ, &[])[0]["curves"]["train/loss"].is_null() {}
@@ -245,8 +248,7 @@ fn a_coordinator_killed_with_points_on_their_way_sends_them_once_when_it_is_back
     let sandbox = Sandbox::new();
     let Some(mut server) = Mlflow::start(&sandbox) else { return };
     prepare(&sandbox, &server.url());
-    let mut run =
-        sandbox.start(&[&TRAIN[..], &["--set", "training.epochs=100000", "--set", "training.batch=1"]].concat());
+    let mut run = sandbox.start(&[&TRAIN[..], &LONG].concat());
     run.until(|event| event["event"] == "epoch");
     while server.client(READ, &[])[0]["curves"]["train/loss"].is_null() {}
     server.kill();
@@ -396,8 +398,9 @@ fn answers_that_get_lost_make_no_run_and_no_point_double() {
     }
     assert_same_curves(&kept(&sandbox), &only_run(&server));
     let lost = between.lost.lock().unwrap();
-    let of = |what: &str| lost.iter().filter(|request| String::from_utf8_lossy(request).contains(what)).count();
-    assert!(of("/runs/create") == 1 && of("/runs/log-batch") > 1 && of("model.safetensors") == 1, "{}", lost.len());
+    let line = |request: &Vec<u8>| String::from_utf8_lossy(request).lines().next().unwrap_or_default().to_owned();
+    let of = |what: &str| lost.iter().filter(|request| line(request).contains(what)).count();
+    assert!(of("/runs/create") == 1 && of("/runs/log-batch") > 1 && of("/model.safetensors") == 1, "{:?}", lost.iter().map(line).collect::<Vec<_>>());
 }
 
 /// The best run by MLflow's own client, as its users ask for it.
