@@ -43,14 +43,14 @@ impl SystemWindow {
         if !due || self.beats == 0 || self.last_step.is_some_and(|last| last >= step) {
             return None;
         }
-        let use_ = v1::SystemUse {
+        let point = v1::SystemUse {
             worker: worker.to_string(),
             step,
             cpu_percent: self.cpu_percents / f64::from(self.beats),
             memory_bytes: self.memory_bytes,
         };
         *self = Self { last_step: Some(step), ..Self::new(now) };
-        Some(Effect::Emit(Notice::System(use_)))
+        Some(Effect::Emit(Notice::System(point)))
     }
 }
 

@@ -400,7 +400,11 @@ fn answers_that_get_lost_make_no_run_and_no_point_double() {
     let lost = between.lost.lock().unwrap();
     let line = |request: &Vec<u8>| String::from_utf8_lossy(request).lines().next().unwrap_or_default().to_owned();
     let of = |what: &str| lost.iter().filter(|request| line(request).contains(what)).count();
-    assert!(of("/runs/create") == 1 && of("/runs/log-batch") > 1 && of("/model.safetensors") == 1, "{:?}", lost.iter().map(line).collect::<Vec<_>>());
+    assert!(
+        of("/runs/create") == 1 && of("/runs/log-batch") > 1 && of("/model.safetensors") == 1,
+        "{:?}",
+        lost.iter().map(line).collect::<Vec<_>>()
+    );
 }
 
 /// The best run by MLflow's own client, as its users ask for it.
