@@ -12,7 +12,13 @@ use coordinator::{
 };
 use proto::v1::{self, CheckpointsRequest, ListRunsRequest, MetricsRequest, RunStatus};
 
-use crate::{args::RunsKeeper, client::Client, document::absolute_path, errors::Fault, print};
+use crate::{
+    args::RunsKeeper,
+    client::{Client, with_scheme},
+    document::absolute_path,
+    errors::Fault,
+    print,
+};
 
 /// A person who named no place does not wait for one.
 const LOOK_WITHIN: Duration = Duration::from_millis(500);
@@ -252,8 +258,4 @@ fn asked(mlflow: &Mlflow, trouble: &Trouble) -> Fault {
     Fault::run(format!("MLflow at {} was asked in vain", mlflow.url()))
         .caused_by(trouble.to_string())
         .hint(trouble.hint())
-}
-
-fn with_scheme(url: &str) -> String {
-    crate::client::with_scheme(url)
 }
