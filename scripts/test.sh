@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that must hold: formatting, clippy without a warning, all tests. Brings what they need.
-# Tests against PyTorch, a broker, S3, Spark, Label Studio or obp are skipped, loudly, where these cannot be brought; on CI (CI=true) that is a failure.
+# Tests against PyTorch, a broker, S3, Spark, Label Studio, MLflow, obp or the tools of evaluation are skipped, loudly, where these cannot be brought; on CI
+# (CI=true) that is a failure.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 "$LOCKSTEP_ROOT/scripts/setup.sh"
@@ -32,20 +33,20 @@ else
     say "*** SKIPPED: tests against Spark, for want of Java 17 or newer or of its packages (see above)"
 fi
 
-if python="$(scripts/venv.sh label-studio)"; then
-    LOCKSTEP_LABEL_STUDIO="$(dirname "$python")"
-    export LOCKSTEP_LABEL_STUDIO
-else
-    [ "${CI:-}" != true ] || fail "no Label Studio for the tests" "see the message above"
-    say "*** SKIPPED: tests against Label Studio, for want of its packages (see above)"
-fi
-
-if python="$(scripts/venv.sh obp)"; then
-    export LOCKSTEP_OBP_PYTHON="$python"
-else
-    [ "${CI:-}" != true ] || fail "no obp for the tests" "see the message above"
-    say "*** SKIPPED: tests against obp, for want of its packages (see above)"
-fi
+# The Python of an environment, for the tests against what it holds: `bring label-studio LOCKSTEP_… "Label Studio"`.
+bring() {
+    local python
+    if python="$(scripts/venv.sh "$1")"; then
+        export "$2=$python"
+    else
+        [ "${CI:-}" != true ] || fail "no $3 for the tests" "see the message above"
+        say "*** SKIPPED: tests against $3, for want of its packages (see above)"
+    fi
+}
+bring label-studio LOCKSTEP_LABEL_STUDIO_PYTHON "Label Studio"
+bring evaluation LOCKSTEP_EVALUATION_PYTHON "trec_eval, LightGBM, XGBoost, scikit-learn and ranx"
+bring obp LOCKSTEP_OBP_PYTHON "obp"
+bring mlflow LOCKSTEP_MLFLOW_PYTHON "MLflow"
 
 say "formatting"
 cargo fmt --all --check

@@ -3,10 +3,13 @@
 mod collect;
 mod datasets;
 mod experiments;
+mod export;
 mod judge;
 mod logs;
 mod prepare;
 mod propensity;
+mod runs;
+mod score;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -18,10 +21,16 @@ pub use experiments::{
     AbTestArgs, Counterfactual, CounterfactualActionsArgs, CounterfactualClicksArgs, GainWord, LimitArgs,
     ListWeightsWord, RewardWord, UnitWord, WithoutUser,
 };
+pub use export::ExportArgs;
 pub use judge::{AggregateArgs, CreateArgs, Judge, JudgeMethod, PlatformArgs, PullArgs};
 pub use logs::{ClickModel, ImportLogs, Logs, SimulateArgs, UbiArgs, Unknown};
 pub use prepare::{EngineVerb, ExecutorArgs, JoinWord, LabelWord, MissingWord, PrepareArgs, WeightWord};
 pub use propensity::{Estimator, Propensity, PropensityEstimateArgs, PropensityShowArgs};
+pub use runs::{
+    BestArgs as RunsBest, CompareArgs as RunsCompare, FetchArgs as RunsFetch, Keeper as RunsKeeper,
+    ListArgs as RunsList, Runs, ShowArgs as RunsShow, SyncArgs as RunsSync,
+};
+pub use score::{ModelArgs, ScoreArgs, Which};
 
 /// Trains ranking models on Parquet, data-parallel, with one command.
 #[derive(Debug, Parser)]
@@ -71,6 +80,8 @@ pub enum Verb {
     Counterfactual(Counterfactual),
     /// Read an online A/B test from click logs whose searches name the arm that answered.
     Abtest(Box<AbTestArgs>),
+    /// Score a dataset with a model.
+    Score(ScoreArgs),
     /// Run a standing coordinator.
     Coordinator(CoordinatorArgs),
     /// Run one worker for a standing coordinator.
@@ -89,8 +100,13 @@ pub enum Verb {
     Checkpoints(RunArgs),
     /// List a coordinator's workers.
     Workers(ClientArgs),
+    /// Ask what is kept of runs: which is the best, what differs; bring its model.
+    #[command(subcommand)]
+    Runs(Runs),
     /// Save a checkpoint and stop a run.
     Stop(StopArgs),
+    /// Write a trained model as a file that serves elsewhere.
+    Export(ExportArgs),
 }
 
 /// The document and what is set over it.
@@ -200,7 +216,7 @@ pub struct RunArgs {
 pub struct MetricsArgs {
     /// Which run [default: the newest].
     pub run: Option<String>,
-    /// Which curves, `train/loss` or `validation/ndcg@10` [default: all].
+    /// Which curves, `train/loss`, `validation/ndcg@10` or `judgments/ndcg@10` [default: all].
     pub names: Vec<String>,
     #[command(flatten)]
     pub client: ClientArgs,

@@ -154,7 +154,7 @@ fn wrote(written: &Written) -> String {
 }
 
 /// On a terminal; elsewhere nothing is drawn.
-fn progress_bar() -> ProgressBar {
+pub fn progress_bar() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

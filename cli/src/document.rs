@@ -35,9 +35,20 @@ pub fn load(document: &DocumentArgs, flags: &[(&str, String)]) -> Result<RunSpec
 pub fn absolute(mut spec: RunSpec) -> Result<RunSpec, Fault> {
     spec.data.train = absolute_path(&spec.data.train)?;
     spec.data.validation = spec.data.validation.as_deref().map(absolute_path).transpose()?;
+    spec.model.path = spec.model.path.as_deref().map(absolute_path).transpose()?;
+    spec.data.judgments = spec.data.judgments.as_deref().map(absolute_path).transpose()?;
     spec.model.start_from = spec.model.start_from.as_deref().map(absolute_path).transpose()?;
     spec.checkpoint.dir = absolute_path(&spec.checkpoint.dir)?;
     Ok(spec)
+}
+
+/// For a run whose workers are on this machine: what its module is said to be is here, before anything starts.
+pub fn find_module(spec: &RunSpec) -> Result<(), Fault> {
+    let Some(path) = &spec.model.path else { return Ok(()) };
+    std::fs::File::open(path).map(drop).map_err(|error| {
+        Fault::words(format!("the module `{}` cannot be read: {error}", path.display()))
+            .hint("`model.path` names the file that `torch.jit.script(model).save(\"model.pt\")` wrote")
+    })
 }
 
 /// Addresses of object stores stay as they are.
@@ -54,12 +65,6 @@ pub fn absolute_path(path: &Path) -> Result<PathBuf, Fault> {
     Ok(absolute)
 }
 
-/// The metric that decides which epoch is the best; none without validation.
-pub fn best_metric(spec: &RunSpec) -> Option<String> {
-    spec.data.validation.as_ref()?;
-    Some(spec.training.early_stopping.clone().unwrap_or_default().metric)
-}
-
 pub fn check(args: &CheckArgs) -> Result<ExitCode, Fault> {
     let spec = load(&args.document, &[])?;
     print::line(format_args!("{} is valid", args.document.file.display()));
@@ -74,12 +79,17 @@ pub fn summary(spec: &RunSpec) -> String {
         ModelKind::Mlp => format!("mlp {:?}", spec.model.hidden),
         ModelKind::DcnV2 if spec.model.hidden.is_empty() => "dcn_v2".to_owned(),
         ModelKind::DcnV2 => format!("dcn_v2 {:?}", spec.model.hidden),
+        ModelKind::Torchscript => format!("module {}", spec.model.path.clone().unwrap_or_default().display()),
     };
     let loss = spec.loss.kind;
-    let validation = match &spec.data.validation {
-        Some(path) => format!(", validated on {}", path.display()),
-        None => ", not validated".to_owned(),
+    let mut validation = match (&spec.data.validation, &spec.data.judgments) {
+        (Some(path), _) => format!(", validated on {}", path.display()),
+        (None, Some(_)) => String::new(),
+        (None, None) => ", not validated".to_owned(),
     };
+    if let Some(path) = &spec.data.judgments {
+        validation += &format!(", compared with the judgments in {}", path.display());
+    }
     let optimizer = match spec.optimizer.kind {
         OptimizerKind::Adamw => "adamw",
         OptimizerKind::Sgd => "sgd",

@@ -24,6 +24,15 @@ pub fn event(message: &v1::RunEvent) -> Value {
         Some(Event::Epoch(ended)) => ("epoch", epoch(ended)),
         Some(Event::Checkpoint(published)) => ("checkpoint", checkpoint(published)),
         Some(Event::Warning(warning)) => ("warning", json!({ "message": warning.message })),
+        Some(Event::System(seen)) => (
+            "system",
+            json!({
+                "worker": seen.worker,
+                "step": seen.step,
+                "cpu_percent": seen.cpu_percent,
+                "memory_bytes": seen.memory_bytes,
+            }),
+        ),
         Some(Event::Ended(ended)) => (
             "ended",
             json!({
@@ -63,6 +72,25 @@ pub fn status(run: &v1::RunStatus) -> Value {
         "workers": run.workers.iter().map(worker).collect::<Vec<_>>(),
         "dataset_hash": run.dataset_hash,
         "spec_toml": run.spec_toml,
+        "origin": run.origin.as_ref().map(|origin| json!({
+            "lockstep": origin.lockstep,
+            "user": origin.user,
+            "host": origin.host,
+            "folder": origin.folder,
+            "git_commit": origin.git_commit,
+        })),
+        "tracking": run.tracking.as_ref().map(tracking),
+    })
+}
+
+pub fn tracking(tracking: &v1::Tracking) -> Value {
+    json!({
+        "mlflow": tracking.url,
+        "experiment": tracking.experiment,
+        "mlflow_run_id": (!tracking.mlflow_run_id.is_empty()).then_some(&tracking.mlflow_run_id),
+        "done": tracking.done,
+        "pending_points": tracking.pending_points,
+        "standing": tracking.standing,
     })
 }
 
@@ -135,6 +163,7 @@ fn epoch(ended: &v1::EpochEnded) -> Value {
         "train_seconds": ended.train_seconds,
         "validation_seconds": ended.validation_seconds,
         "validation": metrics(&ended.validation),
+        "judgments": metrics(&ended.judgments),
         "learning_rate": ended.learning_rate,
         "improved": ended.improved,
         "epochs_without_improvement": ended.epochs_without_improvement,

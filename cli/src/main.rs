@@ -8,16 +8,21 @@ mod datasets;
 mod document;
 mod errors;
 mod experiments;
+mod export;
 mod json;
 mod judge;
 mod logs;
+mod origin;
 mod prepare;
 mod print;
 mod propensity;
 mod remote;
 mod resume;
+mod runs;
+mod score;
 mod serve;
 mod signals;
+mod tracking;
 mod train;
 mod view;
 mod words;
@@ -58,7 +63,9 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Verb::Inspect(args) => datasets::inspect(args),
         Verb::Prepare(args) => prepare::prepare(*args),
         Verb::Counterfactual(Counterfactual::Actions(args)) => experiments::actions(args),
+        Verb::Score(scoring) => score::score(&scoring, args.log.as_deref().unwrap_or(quiet)),
         Verb::Worker(args) => Err(children::become_worker(&args)),
+        Verb::Export(export) => export::export(&export, args.log.as_deref().unwrap_or(quiet)),
         verb => run_async(async {
             match verb {
                 Verb::Train(train) => Box::pin(train::train(train, args.log.as_deref())).await,
@@ -76,6 +83,7 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
                 Verb::Counterfactual(Counterfactual::Clicks(args)) => Box::pin(experiments::clicks(*args)).await,
                 Verb::Abtest(args) => Box::pin(experiments::abtest(*args)).await,
                 Verb::Propensity(verb) => propensity::carry_out(verb).await,
+                Verb::Runs(verb) => Box::pin(runs::runs(verb)).await,
                 Verb::Stop(args) => remote::stop(&args).await,
                 Verb::Engine(verb) => Box::pin(prepare::engine(verb)).await,
                 Verb::Check(_)
@@ -85,7 +93,9 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
                 | Verb::Inspect(_)
                 | Verb::Prepare(_)
                 | Verb::Counterfactual(Counterfactual::Actions(_))
-                | Verb::Worker(_) => unreachable!("carried out above, without a runtime"),
+                | Verb::Score(_)
+                | Verb::Worker(_)
+                | Verb::Export(_) => unreachable!("carried out above, without a runtime"),
             }
         }),
     }

@@ -17,7 +17,7 @@ use crate::{
     client::Client,
     document,
     errors::Fault,
-    json, print,
+    json, origin, print,
     resume::resume_from,
     view::{Story, View},
     words,
@@ -25,7 +25,8 @@ use crate::{
 
 impl Client {
     pub async fn submit(&mut self, spec_toml: String, resume_from: String) -> Result<String, Fault> {
-        let reply = self.runs.submit(SubmitRequest { spec_toml, resume_from }).await;
+        let origin = Some(origin::here().await);
+        let reply = self.runs.submit(SubmitRequest { spec_toml, resume_from, origin }).await;
         Ok(reply.map_err(|status| self.fault(&status))?.into_inner().run_id)
     }
 
@@ -42,7 +43,7 @@ impl Client {
     }
 
     /// The run, or the newest one.
-    async fn run(&mut self, run: Option<&String>) -> Result<RunStatus, Fault> {
+    pub async fn run(&mut self, run: Option<&String>) -> Result<RunStatus, Fault> {
         let reply = self.runs.get(GetRunRequest { run_id: run.cloned().unwrap_or_default() }).await;
         Ok(reply.map_err(|status| self.fault(&status))?.into_inner())
     }
@@ -57,7 +58,7 @@ pub async fn submit(args: SubmitArgs) -> Result<ExitCode, Fault> {
     match (args.client.json, args.watch) {
         (true, false) => json::print(&json!({ "run_id": run_id })),
         (false, false) => print::line(run_id),
-        (_, true) => return follow(&client, &run_id, args.client.json, document::best_metric(&spec)).await,
+        (_, true) => return follow(&client, &run_id, args.client.json, spec.best_by()).await,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -169,16 +170,23 @@ fn screen(run: &RunStatus) -> String {
         fact("progress", Story::default().line(progress));
     }
     if let Some(epoch) = &run.last_epoch {
-        let metrics = epoch.validation.iter().map(|metric| format!("  {} {:.4}", metric.name, metric.value));
-        let metrics: String = metrics.collect();
-        let number = epoch.epoch + 1;
-        fact("last epoch", format!("{number}/{}  train loss {}{metrics}", epoch.epochs, words::loss(epoch.train_loss)));
+        let metrics = |metrics: &[v1::Metric]| -> String {
+            metrics.iter().map(|metric| format!("  {} {:.4}", metric.name, metric.value)).collect()
+        };
+        let (number, loss) = (epoch.epoch + 1, words::loss(epoch.train_loss));
+        fact("last epoch", format!("{number}/{}  train loss {loss}{}", epoch.epochs, metrics(&epoch.validation)));
+        if !epoch.judgments.is_empty() {
+            fact("judgments", metrics(&epoch.judgments).trim_start().to_owned());
+        }
     }
     if let Some(best) = &run.best {
         let metric = metric_of(run).and_then(|name| best.metrics.iter().find(|metric| metric.name == name).cloned());
         let value = metric.map_or_else(String::new, |metric| format!("{} {:.4}, ", metric.name, metric.value));
         fact("best", format!("{value}after {}", words::counted(best.epoch, "epoch")));
         fact("checkpoint", best.path.clone());
+    }
+    if let Some(tracking) = &run.tracking {
+        fact("tracking", tracking.standing.clone());
     }
     fact("dataset", if run.dataset_hash.is_empty() { "-".into() } else { run.dataset_hash.clone() });
     if let Some(failure) = &run.failure {
@@ -310,11 +318,11 @@ pub async fn stop(args: &StopArgs) -> Result<ExitCode, Fault> {
 
 /// The metric that decides which epoch of a run is the best.
 fn metric_of(run: &RunStatus) -> Option<String> {
-    document::best_metric(&parse(&run.spec_toml, &[]).ok()?)
+    parse(&run.spec_toml, &[]).ok()?.best_by()
 }
 
 /// Columns that line up, without rules; `right` are the columns of numbers.
-fn table(head: &[&str], right: &[usize]) -> Table {
+pub fn table(head: &[&str], right: &[usize]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(head);
     for (at, column) in table.column_iter_mut().enumerate() {

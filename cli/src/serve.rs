@@ -12,7 +12,7 @@ use coordinator::{Config, Coordinator, JournalError, StartError};
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    args::CoordinatorArgs, client::Client, document::absolute_path, errors::Fault, print, signals::Interrupts,
+    args::CoordinatorArgs, client::Client, document::absolute_path, errors::Fault, print, signals::Interrupts, tracking,
 };
 
 /// How long runs may take to save and stop before the coordinator ends without them.
@@ -22,7 +22,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub async fn serve(args: CoordinatorArgs) -> Result<ExitCode, Fault> {
     let state = absolute_path(&args.state)?;
     let mut interrupts = Interrupts::listen()?;
-    let config = Config { listen: args.listen, state_dir: Some(state.clone()), ..Config::default() };
+    let tracking = tracking::settings();
+    let config = Config { listen: args.listen, state_dir: Some(state.clone()), tracking, ..Config::default() };
     let mut coordinator = Coordinator::start(config).await?;
     print::note(format_args!(
         "coordinator listens on http://{}, its state is in {}",
@@ -42,6 +43,10 @@ pub async fn serve(args: CoordinatorArgs) -> Result<ExitCode, Fault> {
                     )),
                 },
                 () = interrupts.next() => print::note("stopping at once, without saving"),
+            }
+            let when = "when this coordinator is started again";
+            for words in tracking::settle(&coordinator, &mut interrupts, &state, when).await {
+                print::note(format_args!("tracking: {words}"));
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -88,7 +93,8 @@ pub fn broken(coordinator: &Coordinator) -> Fault {
 
 /// A coordinator for one run. Where nobody said where to listen, any free port does if the usual one is taken.
 pub async fn for_one_run(listen: Option<SocketAddr>, state: &Path) -> Result<Coordinator, Fault> {
-    let config = Config { state_dir: Some(state.to_owned()), own_workers: true, ..Config::default() };
+    let tracking = tracking::settings();
+    let config = Config { state_dir: Some(state.to_owned()), own_workers: true, tracking, ..Config::default() };
     if let Some(listen) = listen {
         return Ok(Coordinator::start(Config { listen, ..config }).await?);
     }

@@ -27,6 +27,7 @@ use crate::{
     resume::resume_from,
     serve,
     signals::Interrupts,
+    tracking,
     view::{Story, View},
 };
 
@@ -54,6 +55,9 @@ pub async fn train(args: TrainArgs, log: Option<&str>) -> Result<ExitCode, Fault
     let spec = document::load(&args.document, &flags)?;
     let resume = resume_from(&spec, args.resume.as_deref())?;
     let spec = document::absolute(spec)?;
+    if resume.is_empty() {
+        document::find_module(&spec)?;
+    }
     let binary = children::find()?;
     let state = match &args.state {
         Some(state) => document::absolute_path(state)?,
@@ -61,7 +65,7 @@ pub async fn train(args: TrainArgs, log: Option<&str>) -> Result<ExitCode, Fault
     };
     // Before anything starts: an interrupt from here on ends things in order.
     let interrupts = Interrupts::listen()?;
-    let view = View::new(args.json, document::best_metric(&spec));
+    let view = View::new(args.json, spec.best_by());
 
     let coordinator = serve::for_one_run(args.listen, &state).await?;
     let address = format!("http://{}", coordinator.address());
@@ -81,7 +85,7 @@ pub async fn train(args: TrainArgs, log: Option<&str>) -> Result<ExitCode, Fault
         Ok((crew, logs)) => {
             let launch =
                 Launch { coordinator, crew, interrupts, asked: 0, view, exits: Vec::new(), errands: JoinSet::new() };
-            launch.carry_out(&binary, &address, &spec, resume, &logs).await
+            launch.carry_out(&binary, &address, &spec, resume, &logs, &state).await
         }
         Err(fault) => {
             coordinator.shutdown().await;
@@ -111,6 +115,7 @@ impl Launch {
         spec: &RunSpec,
         resume: String,
         logs: &Path,
+        state: &Path,
     ) -> Result<ExitCode, Fault> {
         let outcome = self.submit_and_follow(address, spec, resume, logs).await;
         self.view.clear();
@@ -131,6 +136,15 @@ impl Launch {
             }
             outcome => outcome,
         };
+        if spec.tracking.is_some() {
+            let when = format!(
+                "by the next `lockstep train` that keeps its state there, or by `lockstep runs sync --state {}`",
+                state.display()
+            );
+            for words in tracking::settle(&self.coordinator, &mut self.interrupts, state, &when).await {
+                self.view.notice(&format!("tracking: {words}"));
+            }
+        }
         let exits = self.close().await?;
         outcome.inspect_err(|_| last_words(&exits))
     }

@@ -15,6 +15,10 @@ use crate::{
 /// clear of them, or a watcher that comes back would take new events for old ones.
 const CLEAR_OF: u64 = 1_000_000;
 
+/// What closes the runs that were live when the process died.
+#[derive(Default)]
+pub struct Closing(Vec<Entry>);
+
 /// By id, which is by time.
 #[derive(Default)]
 pub struct History(BTreeMap<String, v1::RunStatus>);
@@ -22,18 +26,24 @@ pub struct History(BTreeMap<String, v1::RunStatus>);
 impl History {
     /// Reads the journal. Runs that were live when the process died are closed as interrupted, in the journal too. Blocking.
     pub fn load(journal: &Journal, now: Timestamp) -> Result<Self, JournalError> {
+        let mut closing = Closing::default();
+        let history = Self::read(journal, now, &mut closing)?;
+        if !closing.0.is_empty() {
+            journal.commit(&closing.0, true)?;
+        }
+        Ok(history)
+    }
+
+    /// The same, but for what it has to write.
+    pub fn read(journal: &Journal, now: Timestamp, closing: &mut Closing) -> Result<Self, JournalError> {
         let mut history = Self::default();
-        let mut entries = Vec::new();
         for mut status in journal.runs()? {
             if status.ended_unix_micros == 0 {
                 let sequence = journal.last_sequence(&status.run_id)?;
                 let last = journal.checkpoints(&status.run_id)?.pop();
-                entries.extend(interrupt(&mut status, sequence, last, now));
+                closing.0.extend(interrupt(&mut status, sequence, last, now));
             }
             history.add(status);
-        }
-        if !entries.is_empty() {
-            journal.commit(&entries, true)?;
         }
         Ok(history)
     }

@@ -52,6 +52,7 @@ pub enum Call {
         run: String,
         generation: Generation,
         step: u64,
+        system: Option<v1::SystemUse>,
     },
     Report {
         worker: WorkerId,
@@ -76,6 +77,17 @@ pub enum Call {
         run: RunId,
         staged: std::path::PathBuf,
         outcome: Result<Publication, String>,
+    },
+    /// So much of a run has reached its tracker; answered once that is recorded.
+    Tracked {
+        run: String,
+        tracking: Box<v1::Tracking>,
+        reply: Reply<()>,
+    },
+    /// Something that those who watch the run should know.
+    Warn {
+        run: String,
+        message: String,
     },
     ShutDown {
         reply: Reply<()>,

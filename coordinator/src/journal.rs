@@ -13,8 +13,11 @@ use std::{
 use prost::Message as _;
 use proto::v1::{self, run_event};
 use redb::{
-    Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError,
+    Database, DatabaseError, Durability, ReadOnlyDatabase, ReadTransaction, ReadableDatabase as _, ReadableTable as _,
+    TableDefinition, TableError, TransactionError,
 };
+
+use crate::figures::figures;
 
 const FILE: &str = "journal.redb";
 const FORMAT: u64 = 1;
@@ -28,6 +31,8 @@ const EVENTS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("events
 const POINTS: TableDefinition<(&str, &str, u64), (u64, f64)> = TableDefinition::new("points");
 /// (run, step) -> checkpoint.
 const CHECKPOINTS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("checkpoints");
+/// Run -> how much of it its tracker has.
+const TRACKING: TableDefinition<&str, &[u8]> = TableDefinition::new("tracking");
 
 /// One thing to write.
 #[derive(Clone, Debug)]
@@ -43,12 +48,22 @@ pub enum Entry {
         run: String,
         step: u64,
     },
+    Tracking {
+        run: String,
+        tracking: Box<v1::Tracking>,
+    },
 }
 
 impl Entry {
-    /// Progress may be lost with the power; nothing else may.
+    /// Figures may be lost with the power, and how far they have been sent; nothing else may.
     pub fn must_be_durable(&self) -> bool {
-        !matches!(self, Self::Event(event) if matches!(event.event, Some(run_event::Event::Progress(_))))
+        match self {
+            Self::Event(event) => {
+                !matches!(event.event, Some(run_event::Event::Progress(_) | run_event::Event::System(_)))
+            }
+            Self::Tracking { .. } => false,
+            _ => true,
+        }
     }
 }
 
@@ -58,6 +73,8 @@ pub enum JournalError {
     InUse(PathBuf),
     #[error("state folder `{}` cannot be used", path.display())]
     Folder { path: PathBuf, source: io::Error },
+    #[error("there is no journal in `{}`", .0.display())]
+    NoJournal(PathBuf),
     #[error("state folder `{}` was written by another version: format {found}, this version has {FORMAT}", path.display())]
     Format { path: PathBuf, found: u64 },
     #[error("journal is closed")]
@@ -77,6 +94,9 @@ impl<E: Into<redb::Error>> From<E> for JournalError {
 impl JournalError {
     pub fn hint(&self) -> &'static str {
         match self {
+            Self::NoJournal(_) => {
+                "name the state folder of a coordinator or of `lockstep train` (<checkpoint.dir>/.state)"
+            }
             Self::InUse(_) => "talk to that one, stop it, or choose another state folder",
             Self::Folder { .. } | Self::Storage(_) => "check its permissions and the space on its disk",
             Self::Format { .. } => "use the version that wrote it, or choose another state folder",
@@ -95,7 +115,7 @@ pub struct Journal {
 
 #[derive(Default)]
 enum Held {
-    Open(Arc<Database>),
+    Open(Arc<Store>),
     /// To be opened (again): after an error of its disk the database refuses everything.
     #[default]
     NotOpen,
@@ -103,11 +123,55 @@ enum Held {
     Closed,
 }
 
+enum Store {
+    Writable(Database),
+    /// Shared with other readers.
+    ReadOnly(ReadOnlyDatabase),
+}
+
+impl Store {
+    fn begin_read(&self) -> Result<ReadTransaction, TransactionError> {
+        match self {
+            Self::Writable(database) => database.begin_read(),
+            Self::ReadOnly(database) => database.begin_read(),
+        }
+    }
+}
+
 impl Journal {
+    /// Of a coordinator that is not there; one that was killed is repaired first, by the only writer there is.
+    pub fn open_to_read(folder: &Path) -> Result<Self, JournalError> {
+        let path = folder.join(FILE);
+        if !path.exists() {
+            return Err(JournalError::NoJournal(folder.to_owned()));
+        }
+        let store = match ReadOnlyDatabase::open(&path) {
+            Ok(database) => Store::ReadOnly(database),
+            Err(DatabaseError::RepairAborted) => match Database::open(&path) {
+                Ok(database) => Store::Writable(database),
+                Err(DatabaseError::DatabaseAlreadyOpen) => return Err(JournalError::InUse(folder.to_owned())),
+                Err(error) => return Err(error.into()),
+            },
+            Err(DatabaseError::DatabaseAlreadyOpen) => return Err(JournalError::InUse(folder.to_owned())),
+            Err(error) => return Err(error.into()),
+        };
+        let found = {
+            let meta = store.begin_read()?.open_table(META)?;
+            meta.get("format")?.map(|found| found.value())
+        };
+        match found {
+            Some(FORMAT) => {}
+            found => return Err(JournalError::Format { path: folder.to_owned(), found: found.unwrap_or_default() }),
+        }
+        let database = Arc::new(Mutex::new(Held::Open(Arc::new(store))));
+        Ok(Self { path: folder.to_owned(), database })
+    }
+
     pub fn open(folder: &Path) -> Result<Self, JournalError> {
         fs::create_dir_all(folder).map_err(|source| JournalError::Folder { path: folder.to_owned(), source })?;
         let journal = Self { path: folder.to_owned(), database: Arc::default() };
-        let database = journal.database()?;
+        let store = journal.database()?;
+        let Store::Writable(database) = &*store else { return Err(JournalError::Closed) };
         let write = database.begin_write()?;
         {
             let mut meta = write.open_table(META)?;
@@ -122,22 +186,24 @@ impl Journal {
             write.open_table(EVENTS)?;
             write.open_table(POINTS)?;
             write.open_table(CHECKPOINTS)?;
+            write.open_table(TRACKING)?;
         }
         write.commit()?;
         Ok(journal)
     }
 
-    fn database(&self) -> Result<Arc<Database>, JournalError> {
+    fn database(&self) -> Result<Arc<Store>, JournalError> {
         let mut held = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         match &*held {
             Held::Open(database) => return Ok(Arc::clone(database)),
             Held::Closed => return Err(JournalError::Closed),
             Held::NotOpen => {}
         }
-        let opened = Arc::new(Database::create(self.path.join(FILE)).map_err(|error| match error {
+        let opened = Database::create(self.path.join(FILE)).map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => JournalError::InUse(self.path.clone()),
             error => error.into(),
-        })?);
+        })?;
+        let opened = Arc::new(Store::Writable(opened));
         *held = Held::Open(Arc::clone(&opened));
         Ok(opened)
     }
@@ -183,13 +249,16 @@ impl Journal {
     }
 
     fn try_commit(&self, entries: &[Entry], durable: bool) -> Result<(), JournalError> {
-        let mut write = self.database()?.begin_write()?;
+        let store = self.database()?;
+        let Store::Writable(database) = &*store else { return Err(JournalError::Closed) };
+        let mut write = database.begin_write()?;
         write.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
         {
             let mut runs = write.open_table(RUNS)?;
             let mut events = write.open_table(EVENTS)?;
             let mut points = write.open_table(POINTS)?;
             let mut checkpoints = write.open_table(CHECKPOINTS)?;
+            let mut tracking_of = write.open_table(TRACKING)?;
             for entry in entries {
                 match entry {
                     Entry::Run(status) => {
@@ -197,8 +266,9 @@ impl Journal {
                     }
                     Entry::Event(event) => {
                         events.insert((&*event.run_id, event.sequence), &*event.encode_to_vec())?;
-                        for (name, step, value) in figures(event) {
-                            points.insert((&*event.run_id, &*name, step), (event.unix_micros, value))?;
+                        for figure in figures(event) {
+                            let key = (&*event.run_id, &*figure.name, figure.step);
+                            points.insert(key, (figure.unix_micros, figure.value))?;
                         }
                     }
                     Entry::Checkpoint { run, checkpoint } => {
@@ -206,6 +276,9 @@ impl Journal {
                     }
                     Entry::Pruned { run, step } => {
                         checkpoints.remove((&**run, *step))?;
+                    }
+                    Entry::Tracking { run, tracking } => {
+                        tracking_of.insert(&**run, &*tracking.encode_to_vec())?;
                     }
                 }
             }
@@ -248,6 +321,49 @@ impl Journal {
         Ok(series.into_iter().map(|(name, points)| v1::Series { name, points }).collect())
     }
 
+    /// How much of each run that is tracked has reached its tracker.
+    pub fn tracked(&self) -> Result<Vec<(String, v1::Tracking)>, JournalError> {
+        let table = match self.database()?.begin_read()?.open_table(TRACKING) {
+            Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            table => table?,
+        };
+        let rows = table.iter()?.map(|row| {
+            let (run, tracking) = row?;
+            Ok((run.value().to_owned(), decode(tracking.value())?))
+        });
+        rows.collect()
+    }
+
+    /// `None`: the run is not tracked. What waits is counted.
+    pub fn tracking(&self, run: &str) -> Result<Option<v1::Tracking>, JournalError> {
+        let table = match self.database()?.begin_read()?.open_table(TRACKING) {
+            Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+            table => table?,
+        };
+        let Some(row) = table.get(run)? else { return Ok(None) };
+        let mut tracking: v1::Tracking = decode(row.value())?;
+        if !tracking.done {
+            tracking.pending_points = self.points_after(run, tracking.after_sequence)?;
+        }
+        Ok(Some(tracking))
+    }
+
+    /// Points of events past a sequence number.
+    pub fn points_after(&self, run: &str, after: u64) -> Result<u64, JournalError> {
+        let table = self.database()?.begin_read()?.open_table(EVENTS)?;
+        let mut points = 0;
+        for row in table.range((run, after.saturating_add(1))..=(run, u64::MAX))? {
+            points += figures(&decode(row?.1.value())?).len() as u64;
+        }
+        Ok(points)
+    }
+
+    /// As it was recorded last.
+    pub fn run(&self, run: &str) -> Result<Option<v1::RunStatus>, JournalError> {
+        let table = self.database()?.begin_read()?.open_table(RUNS)?;
+        table.get(run)?.map(|row| decode(row.value())).transpose()
+    }
+
     /// Published and not pruned since, by step.
     pub fn checkpoints(&self, run: &str) -> Result<Vec<v1::Checkpoint>, JournalError> {
         let table = match self.database()?.begin_read()?.open_table(CHECKPOINTS) {
@@ -261,35 +377,6 @@ impl Journal {
 
 fn decode<M: prost::Message + Default>(bytes: &[u8]) -> Result<M, JournalError> {
     M::decode(bytes).map_err(JournalError::Record)
-}
-
-/// The points that an event adds to its run's curves.
-fn figures(event: &v1::RunEvent) -> Vec<(String, u64, f64)> {
-    match &event.event {
-        Some(run_event::Event::Progress(progress)) => {
-            let mut points = vec![
-                ("train/loss".to_owned(), progress.step, progress.loss),
-                ("train/learning_rate".to_owned(), progress.step, progress.learning_rate),
-                ("train/gradient_norm".to_owned(), progress.step, progress.gradient_norm),
-            ];
-            if progress.seconds > 0.0 {
-                points.push((
-                    "train/rows_per_second".to_owned(),
-                    progress.step,
-                    progress.rows as f64 / progress.seconds,
-                ));
-            }
-            points
-        }
-        Some(run_event::Event::Epoch(epoch)) => {
-            let validation = epoch.validation.iter();
-            let mut points: Vec<_> =
-                validation.map(|metric| (format!("validation/{}", metric.name), epoch.step, metric.value)).collect();
-            points.push(("train/epoch_loss".to_owned(), epoch.step, epoch.train_loss));
-            points
-        }
-        _ => Vec::new(),
-    }
 }
 
 #[cfg(test)]

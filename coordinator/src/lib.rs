@@ -8,9 +8,11 @@ mod archive;
 pub mod checkpoints;
 mod clock;
 mod driver;
+mod figures;
 mod history;
 mod inbox;
 mod journal;
+pub mod kept;
 mod nursery;
 mod pool;
 mod preparation;
@@ -18,7 +20,9 @@ pub mod refusal;
 pub mod run;
 mod service;
 mod sessions;
+mod state_folder;
 mod submission;
+pub mod tracking;
 mod watch;
 
 use std::{
@@ -46,6 +50,7 @@ pub use clock::Timestamp;
 pub use journal::JournalError;
 pub use preparation::BuildManifest;
 pub use refusal::failure_of;
+pub use state_folder::StateFolder;
 
 use archive::Archive;
 use clock::Clock;
@@ -57,6 +62,8 @@ use nursery::Nursery;
 use pool::Pool;
 use service::{Front, Limits, MESSAGE_AT_MOST};
 use sessions::Rhythm;
+use tracking::Tracker;
+pub use tracking::{Leftover, Settled};
 
 /// Events that may wait for the slowest watcher.
 const EVENTS: usize = 1024;
@@ -83,6 +90,8 @@ pub struct Config {
     /// coordinator: nobody could reach it to free it.
     pub own_workers: bool,
     pub build_manifest: Arc<BuildManifest>,
+    /// For runs that say `[tracking]`.
+    pub tracking: tracking::Settings,
 }
 
 impl Default for Config {
@@ -94,6 +103,7 @@ impl Default for Config {
             join_within: Duration::from_secs(10),
             own_workers: false,
             build_manifest: Arc::new(dataset::manifest::build),
+            tracking: tracking::Settings::default(),
         }
     }
 }
@@ -136,6 +146,7 @@ pub struct Coordinator {
     /// Why it broke, once it has.
     fault: Option<v1::Failure>,
     archive: JoinSet<()>,
+    tracker: Tracker,
     _tasks: JoinSet<()>,
     close: oneshot::Sender<()>,
     _journal: CloseOnDrop,
@@ -192,6 +203,7 @@ impl Coordinator {
         let (inbox, calls) = Inbox::new();
         let (events, _) = broadcast::channel(EVENTS);
         let nursery = Nursery::start(&mut tasks);
+        let tracker = Tracker::start(&mut tasks, inbox.clone(), journal.clone(), config.tracking);
         let driver = Driver {
             clock,
             inbox: inbox.clone(),
@@ -199,6 +211,7 @@ impl Coordinator {
             history,
             pool: Pool::new(config.heartbeat),
             archive: Archive::start(&mut archive, inbox.clone()),
+            tracker: tracker.clone(),
             nursery: nursery.clone(),
             events: events.clone(),
             build_manifest: config.build_manifest,
@@ -211,7 +224,8 @@ impl Coordinator {
         let close_on_drop = CloseOnDrop(journal.clone());
         let rhythm = Rhythm { join_within: config.join_within, heartbeat: config.heartbeat };
         let limits = Limits::default();
-        let front = Front { inbox: inbox.clone(), journal, events, nursery, rhythm, limits };
+        let board = tracker.board.clone();
+        let front = Front { inbox: inbox.clone(), journal, events, nursery, board, rhythm, limits };
         let (close, closed) = oneshot::channel();
         let server = serve(front, listener, closed).await?;
         core.spawn(async {
@@ -226,6 +240,7 @@ impl Coordinator {
             core,
             fault: None,
             archive,
+            tracker,
             _tasks: tasks,
             close,
             _journal: close_on_drop,
@@ -257,6 +272,12 @@ impl Coordinator {
     /// Why it broke, once [`Coordinator::broken`] has returned; absent: a fault of the program.
     pub fn fault(&self) -> Option<&v1::Failure> {
         self.fault.as_ref()
+    }
+
+    /// Lets trackers have what they have not yet, as long as something goes through within `patience`. What is left then stays in the
+    /// journal, and goes out when a coordinator of this state folder runs again.
+    pub async fn settle_tracking(&self, patience: Duration) -> Settled {
+        self.tracker.settle(patience).await
     }
 
     /// Stops what still runs (resumable from its checkpoints), dismisses the workers, and ends once records and checkpoints are on disk.

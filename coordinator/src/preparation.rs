@@ -1,6 +1,9 @@
 //! Before a run can train: its manifests, checked against what it asks for, the checkpoints it starts from, and its folder. Blocking.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use dataset::manifest::DatasetError;
 use proto::{RunId, RunSpec, spec::Data, v1};
@@ -18,6 +21,7 @@ pub struct Preparation {
     pub summary: Prepared,
     pub train: v1::Manifest,
     pub validation: Option<v1::Manifest>,
+    pub judgments: Option<v1::Manifest>,
     /// Folder of a verified checkpoint; empty: a fresh start.
     pub resume_from: String,
     /// Folder of a verified checkpoint whose weights to begin with; empty: fresh weights.
@@ -32,7 +36,7 @@ pub fn prepare(
     best_by: Option<&str>,
     build: &BuildManifest,
 ) -> Result<Preparation, v1::Failure> {
-    let (train, validation) = manifests(spec, build)?;
+    let Manifests { train, validation, judgments } = manifests(spec, build)?;
     // What a resumed run began with is in its checkpoint; the one it came from may be gone by now.
     let start = spec.model.start_from.as_ref().filter(|_| resume_from.is_empty());
     let start = start.map(|from| resolve_start(spec, from, Some(&train))).transpose().map_err(refused)?;
@@ -68,10 +72,16 @@ pub fn prepare(
         checkpoint.map(|checkpoint| checkpoint.path.to_string_lossy().into_owned()).unwrap_or_default()
     };
     let (resume_from, start_from) = (path(resume), path(start));
-    Ok(Preparation { summary, train, validation, resume_from, start_from, claim })
+    Ok(Preparation { summary, train, validation, judgments, resume_from, start_from, claim })
 }
 
-fn manifests(spec: &RunSpec, build: &BuildManifest) -> Result<(v1::Manifest, Option<v1::Manifest>), v1::Failure> {
+struct Manifests {
+    train: v1::Manifest,
+    validation: Option<v1::Manifest>,
+    judgments: Option<v1::Manifest>,
+}
+
+fn manifests(spec: &RunSpec, build: &BuildManifest) -> Result<Manifests, v1::Failure> {
     let by_list = !spec.loss.kind.is_pointwise();
     let train = build(&spec.data.train, &spec.data, by_list).map_err(unreadable)?;
     if train.rows == 0 {
@@ -87,17 +97,26 @@ fn manifests(spec: &RunSpec, build: &BuildManifest) -> Result<(v1::Manifest, Opt
         );
         return Err(wrong(message, format!("set `cluster.workers = {}`, or train on more data", atoms.max(1))));
     }
-    let Some(path) = &spec.data.validation else { return Ok((train, None)) };
-    let validation = build(path, &spec.data, true).map_err(unreadable)?;
-    if validation.rows == 0 {
-        return Err(empty(path));
-    }
-    same_features(spec, path, &train, &validation)?;
-    Ok((train, Some(validation)))
+    let evaluated = |what: &str, path: &Option<PathBuf>, data: &Data| {
+        let Some(path) = path else { return Ok(None) };
+        let manifest = build(path, data, true).map_err(unreadable)?;
+        if manifest.rows == 0 {
+            return Err(empty(path));
+        }
+        same_features(spec, what, path, &train, &manifest)?;
+        Ok(Some(manifest))
+    };
+    let validation = evaluated("validation data", &spec.data.validation, &spec.data)?;
+    // What people judged is no click log: it has the features, but need not have the log's lists and weights, and may have more.
+    let features = train.columns.as_ref().map(|columns| columns.features.clone());
+    let judged = Data { group: None, weight: None, features, ..spec.data.clone() };
+    let judgments = evaluated("judgments", &spec.data.judgments, &judged)?;
+    Ok(Manifests { train, validation, judgments })
 }
 
 fn same_features(
     spec: &RunSpec,
+    what: &str,
     path: &Path,
     train: &v1::Manifest,
     validation: &v1::Manifest,
@@ -109,9 +128,9 @@ fn same_features(
     }
     let lacks = ours.iter().find(|name| !theirs.contains(name)).map(|name| format!("it lacks `{name}`"));
     let adds = theirs.iter().find(|name| !ours.contains(name)).map(|name| format!("it has `{name}` besides"));
-    let what = lacks.or(adds).unwrap_or_else(|| "their order differs".into());
+    let how = lacks.or(adds).unwrap_or_else(|| "their order differs".into());
     let message = format!(
-        "validation data `{}` does not have the features of the training data `{}`: {what}",
+        "{what} `{}` does not have the features of the training data `{}`: {how}",
         path.display(),
         spec.data.train.display()
     );

@@ -1,7 +1,7 @@
 //! The gRPC services. Requests become calls to the driver, or reads of the journal; answers and refusals become messages. Nothing is
 //! decided here, and generated types of requests go no further.
 
-use std::{future::Future, sync::Arc};
+use std::{collections::BTreeMap, future::Future, sync::Arc};
 
 use proto::v1::{self, runs_server::Runs, workers_server::Workers};
 use tokio::sync::{Semaphore, broadcast, mpsc};
@@ -16,6 +16,7 @@ use crate::{
     refusal::{Refusal, RefusalKind},
     sessions::{self, Rhythm},
     submission::Submission,
+    tracking::{board::Board, tracking_words},
     watch::{Events, Watch},
 };
 
@@ -32,6 +33,7 @@ pub struct Front {
     pub journal: Journal,
     pub events: broadcast::Sender<Arc<v1::RunEvent>>,
     pub nursery: Nursery,
+    pub board: Board,
     pub rhythm: Rhythm,
     pub limits: Limits,
 }
@@ -54,6 +56,13 @@ impl Default for Limits {
 impl Front {
     async fn find(&self, run: String) -> Result<String, Refusal> {
         self.inbox.ask(|reply| Call::Find { run, reply }).await
+    }
+
+    /// Why nothing goes through at this moment is not in the journal.
+    fn say_what_waits(&self, status: &mut v1::RunStatus) {
+        let Some(tracking) = status.tracking.as_mut().filter(|tracking| !tracking.done) else { return };
+        let trouble = self.board.standing(&status.run_id).map(|standing| standing.trouble);
+        tracking.standing = tracking_words(tracking, &trouble.unwrap_or_default());
     }
 
     async fn read<T: Send + 'static>(
@@ -90,20 +99,30 @@ impl Front {
 #[tonic::async_trait]
 impl Runs for Front {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitReply>, Status> {
-        let v1::SubmitRequest { spec_toml, resume_from } = request.into_inner();
+        let v1::SubmitRequest { spec_toml, resume_from, origin } = request.into_inner();
         let checked = tokio::task::spawn_blocking(move || Submission::check(spec_toml, resume_from)).await;
-        let submission = Box::new(checked.unwrap_or_else(|_| Err(Refusal::shutting_down()))?);
+        let checked = checked.unwrap_or_else(|_| Err(Refusal::shutting_down()))?;
+        let submission = Box::new(Submission { origin, ..checked });
         let run = self.inbox.ask(|reply| Call::Submit { submission, reply }).await?;
         Ok(Response::new(v1::SubmitReply { run_id: run.to_string() }))
     }
 
     async fn get(&self, request: Request<v1::GetRunRequest>) -> Result<Response<v1::RunStatus>, Status> {
         let run = request.into_inner().run_id;
-        Ok(Response::new(self.inbox.ask(|reply| Call::Get { run, reply }).await?))
+        let mut status = self.inbox.ask(|reply| Call::Get { run, reply }).await?;
+        let run = status.run_id.clone();
+        status.tracking = self.read(move |journal| journal.tracking(&run)).await?;
+        self.say_what_waits(&mut status);
+        Ok(Response::new(status))
     }
 
     async fn list(&self, _: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsReply>, Status> {
-        let runs = self.inbox.ask(|reply| Call::List { reply }).await?;
+        let mut runs = self.inbox.ask(|reply| Call::List { reply }).await?;
+        let mut tracked: BTreeMap<_, _> = self.read(Journal::tracked).await?.into_iter().collect();
+        for status in &mut runs {
+            status.tracking = tracked.remove(&status.run_id);
+            self.say_what_waits(status);
+        }
         Ok(Response::new(v1::ListRunsReply { runs }))
     }
 

@@ -102,7 +102,8 @@ fn understood(worker: WorkerId, message: v1::WorkerMessage) -> Option<Call> {
     let (run, generation) = (message.run_id, Generation(message.generation));
     let report = match message.message? {
         worker_message::Message::Heartbeat(heartbeat) => {
-            return Some(Call::Heartbeat { worker, run, generation, step: heartbeat.step });
+            let v1::Heartbeat { step, system } = heartbeat;
+            return Some(Call::Heartbeat { worker, run, generation, step, system });
         }
         // Said once, at the start.
         worker_message::Message::Join(_) => return None,

@@ -1,6 +1,8 @@
 //! A run as it is asked for, checked as far as that goes without reading its data. Blocking: looks at the checkpoint folder.
 
-use proto::{RunId, RunSpec, spec::Problem};
+use std::{fs::File, path::Path};
+
+use proto::{RunId, RunSpec, spec::Problem, v1};
 
 use crate::{
     checkpoints::RunFolder,
@@ -14,6 +16,7 @@ pub struct Submission {
     pub spec: RunSpec,
     pub spec_toml: String,
     pub resume_from: String,
+    pub origin: Option<v1::Origin>,
 }
 
 impl Submission {
@@ -34,12 +37,15 @@ impl Submission {
         }
         if resume_from.is_empty() {
             RunFolder::of(&spec).refuse_if_taken(&spec.name)?;
+            // A resumed run takes the module from its checkpoint.
+            if let Some(module) = &spec.model.path {
+                refuse_unreadable_module(module)?;
+            }
         }
-        Ok(Self { spec, spec_toml, resume_from })
+        Ok(Self { spec, spec_toml, resume_from, origin: None })
     }
 
     pub fn plan(&self, id: RunId) -> Plan {
-        let metric = self.spec.training.early_stopping.as_ref().map_or("ndcg@10", |early| &early.metric);
         Plan {
             id,
             name: self.spec.name.clone(),
@@ -47,9 +53,23 @@ impl Submission {
             workers: self.spec.cluster.workers,
             epochs: self.spec.training.epochs,
             join_timeout: self.spec.cluster.join_timeout,
-            best_by: self.spec.data.validation.as_ref().map(|_| metric.to_owned()),
+            origin: self.origin.clone(),
+            best_by: self.spec.best_by(),
         }
     }
+}
+
+/// Before workers are seated for it; what is in it is theirs to judge.
+fn refuse_unreadable_module(module: &Path) -> Result<(), Refusal> {
+    let opened = File::open(module).and_then(|file| file.metadata());
+    let why = match opened {
+        Ok(metadata) if metadata.is_file() => return Ok(()),
+        Ok(_) => "it is not a file".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let message = format!("`model.path` names `{}`, which cannot be read: {why}", module.display());
+    let hint = "name the file that `torch.jit.script(model).save(\"model.pt\")` wrote, as the coordinator and the workers see it";
+    Err(Refusal::new(RefusalKind::Invalid, message, hint))
 }
 
 fn in_words(problem: &Problem) -> String {

@@ -91,7 +91,7 @@ pub fn build(root: &Path, data: &Data, lists: bool) -> Result<v1::Manifest, Data
 }
 
 /// The files of a dataset, sorted by path; names starting with `.` or `_` are not data.
-fn parquet_files(root: &Path) -> Result<Vec<PathBuf>, DatasetError> {
+pub(crate) fn parquet_files(root: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     let unreadable = |path: &Path, error: io::Error| {
         let wrong = DatasetError::new(root, format!("cannot read `{}`: {error}", path.display()));
         if error.kind() == io::ErrorKind::NotFound {
@@ -149,19 +149,7 @@ impl Opened {
         if let Some(past) = end.map(|(start, length)| start + length).find(|end| *end > bytes) {
             return Err(broken(format!("its footer speaks of byte {past}, the file has {bytes}")));
         }
-        let footer = metadata
-            .metadata()
-            .file_metadata()
-            .key_value_metadata()
-            .and_then(|pairs| pairs.iter().find(|pair| pair.key == layout::FOOTER_KEY))
-            .and_then(|pair| serde_json::from_str::<Footer>(pair.value.as_deref().unwrap_or_default()).ok())
-            .filter(|footer| footer.version == 1)
-            .filter(|footer| {
-                // Other writers copy key-value metadata along with rows that they have moved.
-                let writer = metadata.metadata().file_metadata().created_by().unwrap_or_default();
-                let rows = metadata.metadata().file_metadata().num_rows() as u64;
-                writer.starts_with("lockstep") && footer.is_sound(rows)
-            });
+        let footer = footer(&metadata);
         let name = path.strip_prefix(root).unwrap_or(Path::new("")).to_string_lossy().into_owned();
         Ok(Self { path, name, bytes, footer_bytes, metadata, footer })
     }
@@ -230,6 +218,16 @@ impl Opened {
         }
         Ok(counter)
     }
+}
+
+/// What Lockstep's own writer says about a file, where it wrote it.
+pub(crate) fn footer(metadata: &ArrowReaderMetadata) -> Option<Footer> {
+    let about = metadata.metadata().file_metadata();
+    let pair = about.key_value_metadata()?.iter().find(|pair| pair.key == layout::FOOTER_KEY)?;
+    let footer: Footer = serde_json::from_str(pair.value.as_deref().unwrap_or_default()).ok()?;
+    // Other writers copy key-value metadata along with rows that they have moved.
+    let ours = about.created_by().unwrap_or_default().starts_with("lockstep");
+    (footer.version == 1 && ours && footer.is_sound(about.num_rows() as u64)).then_some(footer)
 }
 
 /// The mask of some top-level columns, whose names may hold dots; `Err` names one that is not there.

@@ -209,23 +209,9 @@ impl ParquetSource {
             }
             transpose(&slices, &mut rows.features);
         } else {
-            let name = &self.columns.vector;
-            let lists = batch.column_by_name(name).ok_or_else(|| place.absent(name))?;
-            let lists = lists.as_fixed_size_list_opt().ok_or_else(|| place.odd(name, &"is not a fixed-size list"))?;
-            if let Some(row) = (0..lists.len()).find(|row| lists.is_null(*row)) {
-                return Err(place.wrong(row, name, "is null"));
-            }
-            let values = as_f32(lists.values()).map_err(|error| place.odd(name, &error))?;
-            let width = self.features();
-            let values = values.slice(lists.value_offset(0) as usize, lists.len() * width);
-            let inner = Place { path, first_row: 0 };
-            let checked = inner.finite(&values, name).map_err(|_| {
-                let bad = values.as_primitive::<Float32Type>();
-                let at = (0..bad.len()).find(|i| bad.is_null(*i) || !bad.value(*i).is_finite()).unwrap_or(0);
-                let feature = &self.columns.features[at % width];
-                place.wrong(at / width, feature, "is null or not finite")
-            })?;
-            rows.features.extend_from_slice(checked);
+            let (name, width) = (&self.columns.vector, self.features());
+            let values = place.vector(batch, name, width, &|element| self.columns.features[element].clone())?;
+            rows.features.extend_from_slice(values.as_primitive::<Float32Type>().values());
         }
         Ok(())
     }
@@ -291,13 +277,13 @@ fn select(row_group_rows: &[u64], block: &Block) -> (Vec<usize>, RowSelection) {
 }
 
 /// Where a batch lies, for errors.
-struct Place<'a> {
-    path: &'a Path,
-    first_row: u64,
+pub(crate) struct Place<'a> {
+    pub path: &'a Path,
+    pub first_row: u64,
 }
 
 impl Place<'_> {
-    fn column(&self, batch: &RecordBatch, name: &str) -> Result<ArrayRef, DatasetError> {
+    pub fn column(&self, batch: &RecordBatch, name: &str) -> Result<ArrayRef, DatasetError> {
         let column = batch.column_by_name(name).ok_or_else(|| self.absent(name))?;
         if let Some(row) =
             (column.null_count() > 0).then(|| (0..column.len()).find(|row| column.is_null(*row))).flatten()
@@ -308,7 +294,7 @@ impl Place<'_> {
     }
 
     /// The values, after a look at every exponent: all ones mean NaN or infinite.
-    fn finite<'c>(&self, column: &'c ArrayRef, name: &str) -> Result<&'c [f32], DatasetError> {
+    pub fn finite<'c>(&self, column: &'c ArrayRef, name: &str) -> Result<&'c [f32], DatasetError> {
         const EXPONENT: u32 = 0x7f80_0000;
         let values = column.as_primitive::<Float32Type>().values();
         let bad = values.iter().fold(0, |bad, value| bad | u32::from(value.to_bits() & EXPONENT == EXPONENT));
@@ -320,22 +306,47 @@ impl Place<'_> {
         Err(self.wrong(row, name, &what))
     }
 
+    /// The elements of a fixed-size list column, row by row; `name`: what an element is called.
+    pub fn vector(
+        &self,
+        batch: &RecordBatch,
+        column: &str,
+        width: usize,
+        name: &dyn Fn(usize) -> String,
+    ) -> Result<ArrayRef, DatasetError> {
+        let lists = batch.column_by_name(column).ok_or_else(|| self.absent(column))?;
+        let lists = lists.as_fixed_size_list_opt().ok_or_else(|| self.odd(column, &"is not a fixed-size list"))?;
+        if let Some(row) = (0..lists.len()).find(|row| lists.is_null(*row)) {
+            return Err(self.wrong(row, column, "is null"));
+        }
+        let values = as_f32(lists.values()).map_err(|error| self.odd(column, &error))?;
+        let values = values.slice(lists.value_offset(0) as usize, lists.len() * width);
+        let elements = values.as_primitive::<Float32Type>();
+        let unfit = |element: &usize| elements.is_null(*element) || !elements.value(*element).is_finite();
+        if self.finite(&values, column).is_err()
+            && let Some(element) = (0..elements.len()).find(unfit)
+        {
+            return Err(self.wrong(element / width, &name(element % width), "is null or not finite"));
+        }
+        Ok(values)
+    }
+
     fn wrong(&self, row: usize, column: &str, what: &str) -> DatasetError {
         let row = self.first_row + row as u64;
         DatasetError::new(self.path, format!("`{}`, row {row}: column `{column}` {what}", self.path.display()))
             .hint("`lockstep inspect` lists what is odd in a dataset; every feature, label and weight must be a finite number")
     }
 
-    fn absent(&self, column: &str) -> DatasetError {
+    pub fn absent(&self, column: &str) -> DatasetError {
         DatasetError::new(self.path, format!("`{}` has no column `{column}`", self.path.display()))
     }
 
-    fn odd(&self, column: &str, what: &dyn std::fmt::Display) -> DatasetError {
+    pub fn odd(&self, column: &str, what: &dyn std::fmt::Display) -> DatasetError {
         DatasetError::new(self.path, format!("`{}`: column `{column}`: {what}", self.path.display()))
     }
 }
 
-fn as_f32(column: &ArrayRef) -> Result<ArrayRef, arrow::error::ArrowError> {
+pub(crate) fn as_f32(column: &ArrayRef) -> Result<ArrayRef, arrow::error::ArrowError> {
     match column.data_type() {
         DataType::Float32 => Ok(Arc::clone(column)),
         _ => compute::cast(column, &DataType::Float32),
@@ -350,12 +361,22 @@ fn transpose(columns: &[&[f32]], out: &mut Vec<f32>) {
     let mut tile = vec![0.0; TILE * width];
     for first in (0..rows).step_by(TILE) {
         let last = rows.min(first + TILE);
-        for (index, column) in columns.iter().enumerate() {
-            for (row, value) in tile.chunks_exact_mut(width).zip(&column[first..last]) {
-                row[index] = *value;
-            }
-        }
+        let part = columns.iter().map(|column| &column[first..last]);
+        lay_out(part, width, &mut tile);
         out.extend_from_slice(&tile[..(last - first) * width]);
+    }
+}
+
+/// Columns as rows of memory that is there already and stays in a core's cache.
+pub(crate) fn transpose_into(columns: &[&[f32]], out: &mut [f32]) {
+    lay_out(columns.iter().copied(), columns.len(), out);
+}
+
+fn lay_out<'a>(columns: impl Iterator<Item = &'a [f32]>, width: usize, out: &mut [f32]) {
+    for (index, column) in columns.enumerate() {
+        for (row, value) in out.chunks_exact_mut(width).zip(column) {
+            row[index] = *value;
+        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! What lies beside the tensors of a checkpoint: `manifest.json`. Shape only; workers write it, the coordinator publishes and verifies.
 //!
 //! A checkpoint is a folder `<checkpoint.dir>/<run name>/step-00000500/` with `model.safetensors` (weights, and the
-//! normalisation's `normalize.mean` and `normalize.scale`), `optimizer.safetensors` and `manifest.json`, written last.
+//! normalisation's `normalize.mean` and `normalize.scale`), `optimizer.safetensors` and `manifest.json`, written last. Of a
+//! `torchscript` model it also holds the file that was trained, as `module.pt`: code, buffers and first values.
 
 use serde::{Deserialize, Serialize};
 
 pub const MANIFEST: &str = "manifest.json";
 pub const MODEL: &str = "model.safetensors";
 pub const OPTIMIZER: &str = "optimizer.safetensors";
+pub const MODULE: &str = "module.pt";
 
 /// `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

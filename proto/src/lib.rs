@@ -21,5 +21,8 @@ pub mod v1 {
 /// What a worker and a coordinator must have in common to talk.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// The commit that this build is of, where whoever built it set `LOCKSTEP_COMMIT`.
+pub const COMMIT: Option<&str> = option_env!("LOCKSTEP_COMMIT");
+
 /// Where a coordinator listens, and where clients look for one, unless told otherwise.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7070";

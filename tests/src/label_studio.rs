@@ -33,16 +33,16 @@ impl LabelStudio {
     #[track_caller]
     #[expect(clippy::expect_used, reason = "a test without its server cannot go on")]
     pub fn start(sandbox: &Sandbox) -> Option<Self> {
-        let Some(bin) = std::env::var_os("LOCKSTEP_LABEL_STUDIO") else {
+        let Some(python) = std::env::var_os("LOCKSTEP_LABEL_STUDIO_PYTHON") else {
             skip(
-                "LOCKSTEP_LABEL_STUDIO is not set: scripts/test.sh sets it to the bin folder that scripts/venv.sh label-studio makes",
+                "LOCKSTEP_LABEL_STUDIO_PYTHON is not set: scripts/test.sh sets it to what scripts/venv.sh label-studio makes",
             );
             return None;
         };
         let address = sandbox.free_address();
         let (_, port) = address.rsplit_once(':').expect("an address has a port");
         let log = fs::File::create(sandbox.path("label-studio.log")).expect("a log in the sandbox");
-        let mut command = Command::new(Path::new(&bin).join("label-studio"));
+        let mut command = Command::new(Path::new(&python).with_file_name("label-studio"));
         command
             .args(["start", "--no-browser", "--internal-host", "127.0.0.1", "--port", port])
             .current_dir(sandbox.path(""))

@@ -1,14 +1,50 @@
-//! `lockstep-worker`: joins a coordinator and trains what it is seated for. Started by `lockstep`, rarely by hand.
+//! `lockstep-worker`: joins a coordinator and trains what it is seated for, or carries out a verb that needs libtorch. Started by
+//! `lockstep`, rarely by hand.
 
-use std::{io::Read as _, process::ExitCode, thread};
+use std::{
+    io::Read as _,
+    panic::{self, AssertUnwindSafe},
+    process::ExitCode,
+    thread,
+};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
-use worker::session::{self, Identity, SessionError};
+use worker::{
+    export::command::{ExportArgs, export},
+    fault::Fault,
+    score::command::{ScoreArgs, score},
+    session::{self, Identity, SessionError},
+};
 
 #[derive(Parser)]
-#[command(name = "lockstep-worker", version, about = "Joins a coordinator and trains what it is seated for")]
+#[command(
+    name = "lockstep-worker",
+    version,
+    about = "Joins a coordinator and trains what it is seated for",
+    args_conflicts_with_subcommands = true
+)]
 struct Args {
+    /// Instead of joining a coordinator
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    join: JoinArgs,
+    /// What to log, as in RUST_LOG
+    #[arg(long, global = true, env = "LOCKSTEP_LOG", default_value = "info")]
+    log: String,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Write a trained model as a file that serves elsewhere
+    Export(ExportArgs),
+    /// Score a dataset with a model
+    Score(ScoreArgs),
+}
+
+#[derive(clap::Args)]
+struct JoinArgs {
     /// Where the coordinator is
     #[arg(long, env = "LOCKSTEP_COORDINATOR", default_value = "http://127.0.0.1:7070")]
     coordinator: String,
@@ -21,21 +57,43 @@ struct Args {
     /// cpu, cuda or auto
     #[arg(long, default_value = "auto", value_parser = ["auto", "cpu", "cuda"])]
     device: String,
-    /// What to log, as in RUST_LOG
-    #[arg(long, env = "LOCKSTEP_LOG", default_value = "info")]
-    log: String,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let filter = EnvFilter::try_new(&args.log).unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    leave_with_parent();
+    match args.verb {
+        Some(Verb::Export(args)) => carry_out(|| export(&args)),
+        Some(Verb::Score(args)) => carry_out(|| score(&args)),
+        None => join(args.join),
+    }
+}
+
+/// Runs a verb to its end: its error is written down as `lockstep` writes its own.
+fn carry_out(verb: impl FnOnce() -> Result<(), Fault>) -> ExitCode {
+    // What libtorch throws arrives as a panic; its words are the error's, without a backtrace that says nothing to a reader.
+    panic::set_hook(Box::new(|_| {}));
+    let outcome = panic::catch_unwind(AssertUnwindSafe(verb)).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str);
+        let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no words");
+        Err(Fault::failed(words.to_owned(), "if the model is one of lockstep's own, please report this"))
+    });
+    let Err(fault) = outcome else { return ExitCode::SUCCESS };
+    eprintln!("error: {fault}");
+    if let Some(hint) = &fault.hint {
+        eprintln!("hint: {hint}");
+    }
+    ExitCode::from(if fault.input_is_wrong { 2 } else { 1 })
+}
+
+fn join(args: JoinArgs) -> ExitCode {
     if args.device == "cuda" {
         eprintln!("error: this worker has no CUDA: its libtorch was built for CPUs");
         eprintln!("hint: use `--device cpu`, or leave it at `auto`");
         return ExitCode::from(2);
     }
-    leave_with_parent();
     // One thread is enough for a session; the rest of the machine is for training.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

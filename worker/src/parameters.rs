@@ -42,6 +42,9 @@ impl Layout {
     }
 }
 
+/// A tensor and its name.
+pub type Named = (String, Tensor);
+
 /// The flat buffers. `values` and `gradients` are f32, of one length.
 #[derive(Debug)]
 pub struct Parameters {
@@ -71,6 +74,25 @@ impl Parameters {
         let gradients = values.zeros_like();
         let entries = layout.entries.into_iter().map(|(entry, _)| entry).collect();
         Self { values, gradients, entries }
+    }
+
+    /// Memory for these tensors, in their order, with copies of their values.
+    pub fn of(tensors: &[Named], device: Device) -> Self {
+        let mut layout = Layout::default();
+        for (name, tensor) in tensors {
+            layout.add(name, &tensor.size(), Init::Zero);
+        }
+        let this = Self::new(layout, 0, device);
+        for (index, (_, tensor)) in tensors.iter().enumerate() {
+            this.view(index).0.copy_(&tensor.detach());
+        }
+        this
+    }
+
+    /// For another thread: tensors of its own over the same memory.
+    pub fn replica(&self) -> Self {
+        let (values, gradients) = (self.values.shallow_clone(), self.gradients.shallow_clone());
+        Self { values, gradients, entries: self.entries.clone() }
     }
 
     pub fn len(&self) -> usize {

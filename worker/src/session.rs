@@ -16,7 +16,11 @@ use proto::v1::{
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::job::{Job, JobError, Outcome, Shared, training};
+use crate::{
+    gauge::Gauge,
+    job::{Job, JobError, Outcome, Shared, training},
+    model::RAISED,
+};
 
 /// Who this worker is.
 #[derive(Clone, Debug)]
@@ -70,7 +74,7 @@ pub async fn serve(identity: Identity) -> Result<(), SessionError> {
         .await
         .map_err(|status| SessionError::Closed(status.message().to_owned()))?
         .into_inner();
-    let mut desk = Desk { sender, listener: Arc::new(listener), job: None };
+    let mut desk = Desk { sender, listener: Arc::new(listener), job: None, gauge: Gauge::start() };
     let mut heartbeat = tokio::time::interval(Duration::from_secs(1));
     loop {
         let message = tokio::select! {
@@ -109,6 +113,7 @@ struct Desk {
     sender: mpsc::Sender<WorkerMessage>,
     listener: Arc<TcpListener>,
     job: Option<Running>,
+    gauge: Gauge,
 }
 
 struct Running {
@@ -119,11 +124,11 @@ struct Running {
 }
 
 impl Desk {
-    async fn beat(&self) {
+    async fn beat(&mut self) {
         let step = self.job.as_ref().map_or(0, |job| job.shared.step.load(Ordering::Relaxed));
         let (run_id, generation) =
             self.job.as_ref().map_or_else(Default::default, |job| (job.run_id.clone(), job.generation));
-        let message = Some(Message::Heartbeat(v1::Heartbeat { step }));
+        let message = Some(Message::Heartbeat(v1::Heartbeat { step, system: self.gauge.read() }));
         // A full queue says more about the network than a heartbeat would.
         let _ = self.sender.try_send(WorkerMessage { message, run_id, generation, rank: 0 });
     }
@@ -215,11 +220,17 @@ fn run(seat: v1::Seat, shared: &Arc<Shared>, listener: &TcpListener, reports: mp
         Err(panic) => {
             let words = panic.downcast_ref::<String>().map(String::as_str);
             let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no words");
+            let (message, hint) = if words.starts_with(RAISED) {
+                (words.to_owned(), "its code raised this on rows of the data: see model.path")
+            } else {
+                let message = format!("the training thread panicked: {words}");
+                (message, "this is a fault of lockstep: please report it with the worker's log")
+            };
             job_ended::Outcome::Failed(v1::Failure {
-                message: format!("the training thread panicked: {words}"),
+                message,
                 causes: Vec::new(),
-                hint: "this is a fault of lockstep: please report it with the worker's log".into(),
-                input_is_wrong: false,
+                hint: hint.into(),
+                input_is_wrong: words.starts_with(RAISED),
             })
         }
     };

@@ -72,7 +72,7 @@ impl View {
             }
             Some(Event::Warning(warning)) => self.notice(&format!("warning: {}", warning.message)),
             Some(Event::Ended(_)) => self.clear(),
-            Some(Event::Seated(_) | Event::Checkpoint(_)) | None => {}
+            Some(Event::Seated(_) | Event::Checkpoint(_) | Event::System(_)) | None => {}
         }
     }
 

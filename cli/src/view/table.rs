@@ -6,11 +6,18 @@ use proto::v1;
 
 use crate::words;
 
-/// Its columns: what validation measured in the first epoch that was shown.
+/// Its columns: what was measured in the first epoch that was shown. Where people's judgments stand beside the validation data, an
+/// epoch has a line for each.
 #[derive(Debug, Default)]
 pub struct EpochTable {
     metrics: Option<Vec<String>>,
+    /// Whether a line says of which dataset its values are.
+    names_sets: bool,
 }
+
+const VALIDATION: &str = "validation";
+const JUDGMENTS: &str = "judgments";
+const SET: usize = VALIDATION.len();
 
 const LOSS: usize = 11;
 const RATE: usize = 9;
@@ -22,9 +29,17 @@ impl EpochTable {
         let of = epoch.epochs.to_string().len();
         let first = 2 * of + 1;
         let mut lines = String::new();
+        if self.metrics.is_none() {
+            self.names_sets = !epoch.judgments.is_empty();
+        }
+        let names_sets = self.names_sets;
         let metrics = self.metrics.get_or_insert_with(|| {
-            let names: Vec<String> = epoch.validation.iter().map(|metric| metric.name.clone()).collect();
+            let measured = if epoch.validation.is_empty() { &epoch.judgments } else { &epoch.validation };
+            let names: Vec<String> = measured.iter().map(|metric| metric.name.clone()).collect();
             let _ = write!(lines, "{:>first$}  {:>LOSS$}", "epoch", "train loss", first = first.max(5));
+            if names_sets {
+                let _ = write!(lines, "  {:SET$}", "");
+            }
             for name in &names {
                 let _ = write!(lines, "  {name:>width$}", width = width(name));
             }
@@ -33,16 +48,30 @@ impl EpochTable {
         });
         let number = format!("{:>of$}/{}", epoch.epoch + 1, epoch.epochs);
         let _ = write!(lines, "{number:>first$}  {:>LOSS$}", words::loss(epoch.train_loss), first = first.max(5));
-        for name in metrics.iter() {
-            let value = epoch.validation.iter().find(|metric| metric.name == *name);
-            let value = value.map_or_else(|| "-".into(), |metric| format!("{:.4}", metric.value));
-            let _ = write!(lines, "  {value:>width$}", width = width(name));
+        let only_judged = epoch.validation.is_empty() && !epoch.judgments.is_empty();
+        let (set, measured) = if only_judged { (JUDGMENTS, &epoch.judgments) } else { (VALIDATION, &epoch.validation) };
+        if names_sets {
+            let _ = write!(lines, "  {set:SET$}");
         }
+        values(metrics, measured, &mut lines);
         let rate = words::rate(epoch.rows, epoch.train_seconds);
         let time = words::span(epoch.train_seconds + epoch.validation_seconds);
         let best = if epoch.improved { " *" } else { "" };
         let _ = writeln!(lines, "  {rate:>RATE$}  {time:>TIME$}{best}");
+        if names_sets && !only_judged {
+            let _ = write!(lines, "{:>first$}  {:>LOSS$}  {JUDGMENTS:SET$}", "", "", first = first.max(5));
+            values(metrics, &epoch.judgments, &mut lines);
+            lines.push('\n');
+        }
         lines
+    }
+}
+
+fn values(names: &[String], measured: &[v1::Metric], lines: &mut String) {
+    for name in names {
+        let value = measured.iter().find(|metric| metric.name == *name);
+        let value = value.map_or_else(|| "-".into(), |metric| format!("{:.4}", metric.value));
+        let _ = write!(lines, "  {value:>width$}", width = width(name));
     }
 }
 
@@ -97,6 +126,30 @@ pub mod tests {
              2/20     1.2345e4  1.0000  1.0000   1.0000  1.0000  1.0000       6010     0.6 s
             12/20          NaN       -       -        -       -       -       1002     3.1 s *
             20/20    1.0000e-9  0.5000  0.5000   0.5000  0.5000  0.5000     24.2 k   1:02:04 *
+        "#]]
+        .assert_eq(&lines);
+    }
+
+    #[test]
+    fn judgments_have_a_line_of_their_own_under_the_clicks() {
+        let mut table = EpochTable::default();
+        let judged = |number, clicks: Option<f64>, judged| v1::EpochEnded {
+            judgments: epoch(number, 0.5, Some(judged)).validation,
+            ..epoch(number, 0.5, clicks)
+        };
+        let lines = table.row(&judged(0, Some(0.6), 0.4)) + &table.row(&judged(1, Some(0.7), 0.3));
+        expect![[r#"
+            epoch   train loss              ndcg@1  ndcg@5  ndcg@10     map     mrr     rows/s      time
+             1/20      0.50000  validation  0.6000  0.6000   0.6000  0.6000  0.6000     12.0 k     0.3 s *
+                                judgments   0.4000  0.4000   0.4000  0.4000  0.4000
+             2/20      0.50000  validation  0.7000  0.7000   0.7000  0.7000  0.7000       6010     0.6 s
+                                judgments   0.3000  0.3000   0.3000  0.3000  0.3000
+        "#]]
+        .assert_eq(&lines);
+        let lines = EpochTable::default().row(&judged(0, None, 0.4));
+        expect![[r#"
+            epoch   train loss              ndcg@1  ndcg@5  ndcg@10     map     mrr     rows/s      time
+             1/20      0.50000  judgments   0.4000  0.4000   0.4000  0.4000  0.4000     12.0 k     0.3 s *
         "#]]
         .assert_eq(&lines);
     }

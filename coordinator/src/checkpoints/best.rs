@@ -1,9 +1,10 @@
 //! The best of the checkpoints that a run folder holds, by the rule of publishing: what a crash between a publication and its record
 //! or its links lost is found again here.
 
+use dataset::checkpoint::{check_sizes, read_manifest};
 use proto::{checkpoint::CheckpointManifest, v1};
 
-use super::{BEST, Claim, LATEST, RunFolder, check_sizes, checkpoint_of, linked, publish::link, read_manifest};
+use super::{BEST, Claim, LATEST, RunFolder, checkpoint_of, linked, publish::link};
 use crate::run::metric_score;
 
 /// What a folder says about the run that is to go on in it.

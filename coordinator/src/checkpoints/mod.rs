@@ -26,12 +26,12 @@ use proto::{
 };
 use rustix::fs::FlockOperation;
 
+pub use dataset::checkpoint::verify;
 pub use resume::{VerifiedCheckpoint, resolve_resume, resolve_start};
 
 pub const BEST: &str = "best";
 pub const LATEST: &str = "latest";
 const STAGING: &str = ".staging-";
-const FORMAT: u32 = 1;
 
 /// A run of the same name that has just ended may still be tidying up.
 const LOCK_WITHIN: Duration = Duration::from_secs(5);
@@ -179,18 +179,25 @@ fn try_lock(folder: &Path) -> io::Result<Option<File>> {
     Ok(still_there.then_some(lock))
 }
 
-/// The manifest of the checkpoint at `path`, if it is one that this version reads. Says what is wrong in words.
-fn read_manifest(path: &Path) -> Result<CheckpointManifest, String> {
-    let text = fs::read(path.join(MANIFEST)).map_err(|error| format!("`{MANIFEST}` cannot be read: {error}"))?;
-    let manifest: CheckpointManifest = serde_json::from_slice(&text)
-        .map_err(|error| format!("`{MANIFEST}` is not a checkpoint's manifest: {error}"))?;
-    if manifest.format != FORMAT {
-        return Err(format!("its format is {}, this version reads {FORMAT}", manifest.format));
-    }
-    if let Some(file) = manifest.files.iter().find(|file| Path::new(&file.name).components().count() != 1) {
-        return Err(format!("`{MANIFEST}` names a file outside the checkpoint: `{}`", file.name));
-    }
-    Ok(manifest)
+/// Copies a checkpoint whose every byte is what its manifest says to a folder that does not exist yet: whole, or not at all.
+pub fn copy(from: &Path, to: &Path) -> Result<(), CheckpointError> {
+    let manifest = verify(from).map_err(|why| {
+        let hint = "take another checkpoint of the run: `lockstep runs show` lists them";
+        CheckpointError::new(format!("checkpoint `{}` is damaged: {why}", from.display()), hint)
+    })?;
+    let copied = || {
+        let parent = to.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(parent)?;
+        let staging = tempfile::Builder::new().prefix(".fetch-").tempdir_in(parent)?;
+        for name in manifest.files.iter().map(|file| file.name.as_str()).chain([MANIFEST]) {
+            fs::copy(from.join(name), staging.path().join(name))?;
+        }
+        fs::rename(staging.keep(), to)
+    };
+    copied().map_err(|error: io::Error| {
+        let hint = "name a folder that can be written to, and is not there yet";
+        CheckpointError::new(format!("`{}` cannot be written: {error}", to.display()), hint)
+    })
 }
 
 /// The published checkpoint that a manifest is of, as people are told of it.
@@ -213,20 +220,4 @@ fn checkpoint_of(folder: &RunFolder, manifest: CheckpointManifest, bytes: u64, b
 fn linked(folder: &RunFolder, name: &str) -> Option<u64> {
     let target = fs::read_link(folder.path().join(name)).ok()?;
     target.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()
-}
-
-/// Every file there, at its length.
-fn check_sizes(path: &Path, manifest: &CheckpointManifest) -> Result<(), String> {
-    for file in &manifest.files {
-        // Not through links: their target would be published with the name of a file, and change behind it.
-        let found = fs::symlink_metadata(path.join(&file.name)).map_err(|error| format!("`{}`: {error}", file.name))?;
-        if !found.is_file() {
-            return Err(format!("`{}` is not a regular file", file.name));
-        }
-        let found = found.len();
-        if found != file.bytes {
-            return Err(format!("`{}` has {found} bytes, its manifest says {}", file.name, file.bytes));
-        }
-    }
-    Ok(())
 }

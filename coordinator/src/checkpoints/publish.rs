@@ -8,13 +8,14 @@ use std::{
     sync::Arc,
 };
 
+use dataset::checkpoint::{check_sizes, read_manifest};
 use proto::{
     RunId,
     checkpoint::{CheckpointManifest, MANIFEST},
 };
 use rustix::fs::{CWD, RenameFlags};
 
-use super::{BEST, Claim, LATEST, check_sizes, checkpoint_of, linked, read_manifest};
+use super::{BEST, Claim, LATEST, checkpoint_of, linked};
 use crate::run::{Publication, Staged};
 
 /// One checkpoint to publish, and what stays beside it.

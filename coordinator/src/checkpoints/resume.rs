@@ -1,10 +1,8 @@
 //! Which checkpoint to go on from: the newest whose every byte is what its manifest says, of the same model and data.
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
+use dataset::checkpoint::{read_manifest, verify};
 use proto::{
     RunSpec,
     checkpoint::{CheckpointManifest, MANIFEST},
@@ -12,7 +10,7 @@ use proto::{
 };
 use serde_json::json;
 
-use super::{CheckpointError, RunFolder, check_sizes, read_manifest};
+use super::{CheckpointError, RunFolder};
 
 /// A checkpoint of which every file has the bytes that its manifest promises.
 #[derive(Debug)]
@@ -132,21 +130,6 @@ fn newest_intact(folder: &RunFolder) -> Result<VerifiedCheckpoint, CheckpointErr
 
 fn damaged(path: &Path, why: &str) -> String {
     format!("checkpoint `{}` is damaged and was skipped: {why}", path.display())
-}
-
-/// Reads every byte.
-fn verify(path: &Path) -> Result<CheckpointManifest, String> {
-    let manifest = read_manifest(path)?;
-    check_sizes(path, &manifest)?;
-    for file in &manifest.files {
-        let mut hasher = blake3::Hasher::new();
-        let read = File::open(path.join(&file.name)).and_then(|open| hasher.update_reader(open).map(|_| ()));
-        read.map_err(|error| format!("`{}`: {error}", file.name))?;
-        if hasher.finalize().to_hex().as_str() != file.blake3.to_ascii_lowercase() {
-            return Err(format!("the bytes of `{}` do not have the hash that its manifest says", file.name));
-        }
-    }
-    Ok(manifest)
 }
 
 fn spec_of(manifest: &CheckpointManifest) -> Result<RunSpec, CheckpointError> {

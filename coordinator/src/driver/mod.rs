@@ -21,13 +21,14 @@ use crate::{
     clock::{Clock, Timestamp},
     history::History,
     inbox::{Call, Inbox, Reply},
-    journal::Journal,
+    journal::{Entry, Journal},
     nursery::Nursery,
     pool::Pool,
     preparation::{BuildManifest, Preparation},
     refusal::{Refusal, RefusalKind},
     run::{Departure, Event, Order, Report, Run},
     submission::Submission,
+    tracking::{self, Tracker},
 };
 use outgoing::Outgoing;
 
@@ -44,6 +45,7 @@ pub struct Driver {
     pub history: History,
     pub pool: Pool,
     pub archive: Archive,
+    pub tracker: Tracker,
     pub nursery: Nursery,
     pub events: broadcast::Sender<Arc<v1::RunEvent>>,
     pub build_manifest: Arc<BuildManifest>,
@@ -61,6 +63,8 @@ pub struct DriverState {
     last_id: u64,
     /// Since when something is committed that is not durable.
     unflushed: Option<Instant>,
+    /// Time of the newest event that is committed, durable or not.
+    newest_event: u64,
 }
 
 struct Live {
@@ -132,10 +136,13 @@ impl Driver {
                 let joined = self.pool.join(self.clock.now(), about.clone(), outbox, hang_up);
                 self.joined(&about, joined, reply);
             }
-            Call::Heartbeat { worker, run, generation, step } => {
+            Call::Heartbeat { worker, run, generation, step, system } => {
                 self.pool.heard(self.clock.now(), worker, (!run.is_empty()).then_some(step));
                 if !run.is_empty() {
                     self.feed_named(&run, Event::Report { worker, generation, report: Report::Step(step) });
+                    if let Some(system) = system {
+                        self.feed_named(&run, Event::Report { worker, generation, report: Report::System(system) });
+                    }
                 }
             }
             Call::Report { worker, run, generation, report } => {
@@ -149,6 +156,11 @@ impl Driver {
             Call::Exited { worker, why } => self.exited(worker, why),
             Call::Prepared { run, outcome } => self.prepared(&run, outcome),
             Call::Published { run, staged, outcome } => self.feed(&run, Event::Published { staged, outcome }),
+            Call::Tracked { run, tracking, reply } => {
+                self.state.out.push(Outgoing::Record(Entry::Tracking { run, tracking }));
+                self.reply(reply, Ok(()));
+            }
+            Call::Warn { run, message } => self.feed_named(&run, Event::Warned(message)),
             // Taken by `drive`.
             Call::ShutDown { .. } => {}
         }
@@ -172,6 +184,11 @@ impl Driver {
         self.state.last_id = (now.unix_micros() / 1000).max(self.state.last_id + 1);
         let id = RunId::new(self.state.last_id, ulid::Ulid::new().random());
         let run = Run::new(submission.plan(id.clone()), now);
+        if let Some(tracking) = &submission.spec.tracking {
+            let record = Box::new(tracking::first_record(tracking));
+            self.state.out.push(Outgoing::Record(Entry::Tracking { run: id.to_string(), tracking: record }));
+            self.tracker.begin(&id.to_string(), tracking);
+        }
         self.state.live.insert(id.clone(), Live { run, submission, preparation: None, sequence: 0 });
         self.feed(&id, Event::Submitted);
         self.reply(reply, Ok(id));
@@ -349,7 +366,7 @@ fn step_of(report: &Report) -> Option<u64> {
         Report::Step(step) | Report::Ended { step, .. } => Some(*step),
         Report::Progress(progress) => Some(progress.step),
         Report::Epoch(epoch) => Some(epoch.step),
-        Report::Staged(_) | Report::Warning(_) => None,
+        Report::Staged(_) | Report::Warning(_) | Report::System(_) => None,
     }
 }
 

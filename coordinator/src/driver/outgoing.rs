@@ -29,6 +29,7 @@ const GIVE_UP_AFTER: Duration = if cfg!(test) { Duration::ZERO } else { Duration
 
 pub(super) enum Outgoing {
     Effect(RunId, Box<Effect>),
+    Record(Entry),
     Announce(Arc<v1::RunEvent>),
     Reply(Box<dyn FnOnce() + Send>),
 }
@@ -45,6 +46,8 @@ impl Driver {
             for outgoing in out {
                 match outgoing {
                     Outgoing::Effect(run, effect) => self.perform(&run, *effect),
+                    // Taken by `recorded`.
+                    Outgoing::Record(_) => {}
                     Outgoing::Announce(event) => {
                         log(&event);
                         // Without watchers nobody receives.
@@ -70,9 +73,16 @@ impl Driver {
         let mut entries = Vec::new();
         let mut rest = Vec::new();
         for outgoing in std::mem::take(&mut self.state.out) {
-            let Outgoing::Effect(id, effect) = outgoing else {
-                rest.push(outgoing);
-                continue;
+            let (id, effect) = match outgoing {
+                Outgoing::Effect(id, effect) => (id, effect),
+                Outgoing::Record(entry) => {
+                    entries.push(entry);
+                    continue;
+                }
+                outgoing => {
+                    rest.push(outgoing);
+                    continue;
+                }
             };
             match *effect {
                 Effect::Persist(record) => {
@@ -114,6 +124,11 @@ impl Driver {
                 Err(error) => tracing::error!(%error, "journal writer ended"),
             }
             tokio::time::sleep(TRY_AGAIN_AFTER).await;
+        }
+        let times = entries.iter().map(|entry| if let Entry::Event(event) = entry { event.unix_micros } else { 0 });
+        self.state.newest_event = times.max().unwrap_or_default().max(self.state.newest_event);
+        if durable {
+            self.tracker.durable(self.state.newest_event);
         }
         self.state.unflushed = if durable { None } else { self.state.unflushed.or_else(|| Some(Instant::now())) };
         Ok(())
@@ -251,6 +266,6 @@ fn log(event: &v1::RunEvent) {
             tracing::info!(%run, step = checkpoint.step, best = checkpoint.best, path = %checkpoint.path, "checkpoint published");
         }
         Some(Notice::Warning(warning)) => tracing::warn!(%run, warning = %warning.message, "run"),
-        Some(run_event::Event::Progress(_) | run_event::Event::Ended(_)) | None => {}
+        Some(run_event::Event::Progress(_) | run_event::Event::System(_) | run_event::Event::Ended(_)) | None => {}
     }
 }

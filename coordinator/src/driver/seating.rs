@@ -34,6 +34,7 @@ impl Driver {
             peers: peers.clone(),
             train: Some(preparation.train.clone()),
             validation: preparation.validation.clone(),
+            judgments: preparation.judgments.clone(),
             threads: 0,
             resume_from: preparation.resume_from.clone(),
             start_from: preparation.start_from.clone(),

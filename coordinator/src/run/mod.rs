@@ -5,6 +5,7 @@ mod gathering;
 #[cfg(test)]
 mod schedules;
 mod standing;
+mod system;
 #[cfg(test)]
 mod tests;
 mod training;
@@ -29,6 +30,7 @@ pub struct Plan {
     pub join_timeout: Duration,
     /// The metric whose highest value makes a checkpoint the best one; absent: the lowest training loss does.
     pub best_by: Option<String>,
+    pub origin: Option<v1::Origin>,
 }
 
 #[derive(Clone, Debug)]
@@ -67,6 +69,8 @@ pub enum Event {
     Stop {
         now: bool,
     },
+    /// Something beside the run is not as it should be (or is again).
+    Warned(String),
     /// The coordinator is going away.
     ShutDown,
     Tick,
@@ -99,8 +103,13 @@ pub enum Report {
     Progress(v1::Progress),
     Epoch(v1::EpochEnded),
     Staged(Staged),
-    Ended { step: u64, end: JobEnd },
+    Ended {
+        step: u64,
+        end: JobEnd,
+    },
     Warning(String),
+    /// What its process takes of the machine since its last heartbeat.
+    System(v1::SystemUse),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -264,6 +273,7 @@ impl Run {
             Event::Report { worker, report, .. } => self.reported(now, worker, report, &mut effects),
             Event::Published { staged, outcome } => self.published(now, &staged, outcome, &mut effects),
             Event::Stop { now: at_once } => self.stop(now, at_once, &mut effects),
+            Event::Warned(message) => effects.push(Effect::Emit(Notice::Warning(v1::Warning { message }))),
             Event::ShutDown => self.shut_down(now, &mut effects),
             Event::Tick => self.tick(now, &mut effects),
         }
@@ -432,6 +442,8 @@ impl Run {
             workers: Vec::new(),
             dataset_hash: self.dataset_hash.clone(),
             spec_toml: self.plan.spec_toml.clone(),
+            origin: self.plan.origin.clone(),
+            tracking: None,
         }
     }
 }

@@ -6,7 +6,7 @@ use proto::{Generation, WorkerId, v1};
 
 use super::{
     Departure, Effect, JobEnd, Notice, Order, Phase, Publication, RESUME_HINT, Record, Report, Run, Staged, Verdict,
-    metric_score,
+    metric_score, system::SystemWindow,
 };
 use crate::clock::Timestamp;
 
@@ -34,6 +34,7 @@ pub(super) struct Training {
 struct Member {
     worker: WorkerId,
     step: u64,
+    system: SystemWindow,
     end: Option<MemberEnd>,
 }
 
@@ -83,7 +84,10 @@ enum Weight {
 
 impl Training {
     pub fn new(members: &[WorkerId], seated: Timestamp, step: u64) -> Self {
-        let members = members.iter().map(|&worker| Member { worker, step, end: None }).collect();
+        let members = members
+            .iter()
+            .map(|&worker| Member { worker, step, system: SystemWindow::new(seated), end: None })
+            .collect();
         Self {
             members,
             seated,
@@ -147,6 +151,7 @@ impl Run {
         let Some(training) = self.training() else { return };
         // What every rank knows is taken from one of them, or windows would count twice.
         let speaks = training.rank(worker) == Some(0);
+        let world = training.world();
         let Some(member) = training.member(worker) else { return };
         match report {
             Report::Step(step) => member.step = member.step.max(step),
@@ -169,6 +174,10 @@ impl Run {
                 }
             }
             Report::Staged(staged) => self.staged(worker, staged, effects),
+            Report::System(seen) => {
+                member.system.take(&seen);
+                effects.extend(member.system.point(now, worker, member.step, world, false));
+            }
             Report::Warning(message) => effects.push(warning(format!("worker `{worker}`: {message}"))),
             Report::Ended { step, end } => self.job_ended(now, worker, step, end, effects),
         }
@@ -265,12 +274,14 @@ impl Run {
 
     fn job_ended(&mut self, now: Timestamp, worker: WorkerId, step: u64, end: JobEnd, effects: &mut Vec<Effect>) {
         let Some(training) = self.training() else { return };
+        let world = training.world();
         let unasked = training.stopping.is_none() && training.ending.is_none();
         let Some(member) = training.member(worker) else { return };
         if member.end.is_some() {
             return;
         }
         member.step = member.step.max(step);
+        effects.extend(member.system.point(now, worker, member.step, world, true));
         let (end, blame) = match end {
             JobEnd::Finished(reason) => (MemberEnd::Finished(reason), None),
             JobEnd::Ordered(Order::Stop) if !unasked => (MemberEnd::Stopped, None),

@@ -86,7 +86,7 @@ impl Cluster {
     }
 
     pub async fn submit(&mut self, spec_toml: String, resume_from: &str) -> Result<String, tonic::Status> {
-        let request = v1::SubmitRequest { spec_toml, resume_from: resume_from.into() };
+        let request = v1::SubmitRequest { spec_toml, resume_from: resume_from.into(), origin: None };
         Ok(self.runs.submit(request).await?.into_inner().run_id)
     }
 

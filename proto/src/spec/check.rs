@@ -8,7 +8,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use bytesize::ByteSize;
 
@@ -108,6 +108,30 @@ pub fn to_toml(spec: &RunSpec) -> String {
         text += &toml::Table::from_iter([(name.to_owned(), section)]).to_string();
     }
     text
+}
+
+/// Every key of a run and its value as text, defaults included: `training.batch` and `128`. Where a run is told to is no part of what it is.
+///
+/// # Panics
+/// As [`to_toml`].
+pub fn flatten(spec: &RunSpec) -> BTreeMap<String, String> {
+    fn into(flat: &mut BTreeMap<String, String>, path: &str, value: &toml::Value) {
+        match value {
+            toml::Value::Table(table) => {
+                for (key, value) in table {
+                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    into(flat, &path, value);
+                }
+            }
+            toml::Value::String(text) => drop(flat.insert(path.to_owned(), text.clone())),
+            other => drop(flat.insert(path.to_owned(), other.to_string())),
+        }
+    }
+    let spec = RunSpec { tracking: None, ..spec.clone() };
+    let table: toml::Table = to_toml(&spec).parse().expect("what was written as TOML can be read");
+    let mut flat = BTreeMap::new();
+    into(&mut flat, "", &toml::Value::Table(table));
+    flat
 }
 
 fn exact(ByteSize(bytes): ByteSize) -> String {

@@ -26,6 +26,25 @@ pub struct RunSpec {
     pub schedule: Schedule,
     pub cluster: Cluster,
     pub checkpoint: Checkpoint,
+    /// Without it a run is kept by its coordinator alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracking: Option<Tracking>,
+}
+
+/// What stands before the name of a metric of `data.judgments`; those of `data.validation` have no prefix.
+pub const JUDGMENTS: &str = "judgments/";
+
+impl RunSpec {
+    /// The metric that decides which epoch is the best, as checkpoints name it; none where the training loss does.
+    pub fn best_by(&self) -> Option<String> {
+        let default = EarlyStopping::default().metric;
+        match (&self.training.early_stopping, &self.data.validation, &self.data.judgments) {
+            (_, None, None) => None,
+            (Some(early), _, _) => Some(early.metric.clone()),
+            (None, Some(_), _) => Some(default),
+            (None, None, Some(_)) => Some(format!("{JUDGMENTS}{default}")),
+        }
+    }
 }
 
 /// `[data]`: Parquet files and the columns that matter in them.
@@ -36,6 +55,10 @@ pub struct Data {
     pub train: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<PathBuf>,
+    /// The same, labelled by people who judged the results: scored beside `validation` after each epoch, as metrics named
+    /// `judgments/ndcg@10`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judgments: Option<PathBuf>,
     pub label: String,
     pub query: String,
     /// What a list is; default: `list_id` where the data has it, else the query.
@@ -62,6 +85,7 @@ impl Default for Data {
         Self {
             train: PathBuf::new(),
             validation: None,
+            judgments: None,
             label: "label".into(),
             query: "query_id".into(),
             group: None,
@@ -80,6 +104,9 @@ impl Default for Data {
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
     pub kind: ModelKind,
+    /// The file of a scripted module (`torchscript`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
     /// Widths of the hidden layers (`mlp`; `dcn_v2`: of its deep tower, which may be empty).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hidden: Vec<usize>,
@@ -112,6 +139,8 @@ pub enum ModelKind {
     Mlp,
     /// Deep & Cross Network v2 (Wang et al., WWW 2021), the cross network and the deep tower in parallel.
     DcnV2,
+    /// A module that its user scripted in PyTorch, at `path`.
+    Torchscript,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,7 +245,7 @@ impl Default for Training {
     }
 }
 
-/// Stop when `metric` has not improved for `patience` epochs.
+/// Stop when `metric` has not improved for `patience` epochs: of `data.validation`, or of `data.judgments` with [`JUDGMENTS`] before it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EarlyStopping {
@@ -340,6 +369,22 @@ pub struct Checkpoint {
 impl Default for Checkpoint {
     fn default() -> Self {
         Self { dir: "checkpoints".into(), every: Every::Epochs(NonZeroU64::MIN), keep: 3, initial: false }
+    }
+}
+
+/// `[tracking]`: the MLflow server that a run is told to. Who we are to it is said by the environment of the coordinator
+/// (`MLFLOW_TRACKING_TOKEN`, or `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`), never here: the document is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tracking {
+    /// `http://host:5000`, with a path behind it where the server has one.
+    pub mlflow: String,
+    pub experiment: String,
+}
+
+impl Default for Tracking {
+    fn default() -> Self {
+        Self { mlflow: String::new(), experiment: "lockstep".into() }
     }
 }
 

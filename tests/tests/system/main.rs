@@ -9,9 +9,12 @@ mod engine;
 mod experiments;
 mod foreign_clients;
 mod judge;
+mod models;
 mod parity;
 mod resume;
+mod scoring;
 mod spark;
+mod tracking;
 
 use tests::Sandbox;
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use proto::{
-    checkpoint::{CheckpointManifest, FileSum, MANIFEST, MODEL, MetricValue, OPTIMIZER},
+    checkpoint::{CheckpointManifest, FileSum, MANIFEST, MODEL, MODULE, MetricValue, OPTIMIZER},
     spec::{Every, OptimizerKind},
     v1::{self, OrderKind, worker_message::Message},
 };
@@ -22,7 +22,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use tokio::sync::mpsc;
 
 use super::{Job, JobError};
-use crate::parameters::Entry;
+use crate::{fault::Fault, model::load, parameters::Entry};
 
 /// Names of the optimizer's tensors: PyTorch's, and the parameter's.
 fn state_names(kind: OptimizerKind) -> [&'static str; 2] {
@@ -47,6 +47,8 @@ pub(super) struct Writer {
 struct Snapshot {
     manifest: CheckpointManifest,
     entries: Vec<Entry>,
+    /// The file of a scripted module.
+    module: Option<Arc<[u8]>>,
     values: Vec<f32>,
     normalization: [Vec<f32>; 2],
     optimizer: OptimizerKind,
@@ -193,6 +195,7 @@ impl Job {
         let snapshot = Snapshot {
             manifest,
             entries: self.network.parameters.entries.clone(),
+            module: self.network.module_file().cloned(),
             values: copy(&self.network.parameters.values),
             normalization: [&self.network.normalization.mean, &self.network.normalization.scale].map(copy),
             optimizer: self.spec.optimizer.kind,
@@ -207,17 +210,17 @@ impl Job {
     /// Goes on from a checkpoint's files, which the coordinator has verified.
     pub(super) fn resume(&mut self, folder: &Path) -> Result<(), JobError> {
         let manifest: CheckpointManifest = read_json(&folder.join(MANIFEST))?;
-        self.load_model(folder)?;
+        load::weights(&mut self.network, folder)?;
         let path = folder.join(OPTIMIZER);
-        let bytes = fs::read(&path).map_err(|error| damaged(&path, &error))?;
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| damaged(&path, &error))?;
+        let bytes = fs::read(&path).map_err(|error| load::damaged(&path, &error))?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| load::damaged(&path, &error))?;
         let names = state_names(self.spec.optimizer.kind);
         for entry in &self.network.parameters.entries {
             let range = entry.offset..entry.offset + entry.length;
             for (name, state) in names.iter().zip([&mut self.optimizer.first, &mut self.optimizer.second]) {
                 if !state.is_empty() {
                     let name = format!("{name}.{}", entry.name);
-                    load(&path, &tensors, &name, &entry.shape, &mut state[range.clone()])?;
+                    load::tensor(&path, &tensors, &name, &entry.shape, &mut state[range.clone()])?;
                 }
             }
         }
@@ -240,25 +243,6 @@ impl Job {
         self.metrics = manifest.metrics.into_iter().map(reported).collect();
         Ok(())
     }
-
-    /// Weights and normalisation alone.
-    pub(super) fn load_model(&mut self, folder: &Path) -> Result<(), JobError> {
-        let path = folder.join(MODEL);
-        let bytes = fs::read(&path).map_err(|error| damaged(&path, &error))?;
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| damaged(&path, &error))?;
-        let mut values = vec![0f32; self.network.parameters.len()];
-        for entry in &self.network.parameters.entries {
-            let range = entry.offset..entry.offset + entry.length;
-            load(&path, &tensors, &entry.name, &entry.shape, &mut values[range])?;
-        }
-        self.network.parameters.values.copy_(&tch::Tensor::from_slice(&values));
-        let features = self.network.normalization.mean.numel();
-        let (mut mean, mut scale) = (vec![0f32; features], vec![0f32; features]);
-        load(&path, &tensors, "normalize.mean", &[features as i64], &mut mean)?;
-        load(&path, &tensors, "normalize.scale", &[features as i64], &mut scale)?;
-        self.network.normalization.set(&mean, &scale);
-        Ok(())
-    }
 }
 
 /// A checkpoint's metric, as reports carry it.
@@ -266,34 +250,9 @@ fn reported(metric: MetricValue) -> v1::Metric {
     v1::Metric { name: metric.name, value: metric.value, convention: metric.convention }
 }
 
-fn damaged(path: &Path, error: &dyn std::fmt::Display) -> JobError {
-    JobError::wrong_input(
-        format!("the checkpoint file `{}` cannot be read: {error}", path.display()),
-        "resume from an older checkpoint: `lockstep checkpoints` lists them",
-    )
-}
-
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, JobError> {
-    let bytes = fs::read(path).map_err(|error| damaged(path, &error))?;
-    serde_json::from_slice(&bytes).map_err(|error| damaged(path, &error))
-}
-
-fn load(path: &Path, tensors: &SafeTensors<'_>, name: &str, shape: &[i64], into: &mut [f32]) -> Result<(), JobError> {
-    let other_model = |what: String| {
-        JobError::wrong_input(
-            format!("`{}` is a checkpoint of another model: {what}", path.display()),
-            "the [model] section and the features must be those it was trained with",
-        )
-    };
-    let tensor = tensors.tensor(name).map_err(|_| other_model(format!("it has no tensor `{name}`")))?;
-    let expected: Vec<usize> = shape.iter().map(|length| *length as usize).collect();
-    if tensor.shape() != expected || tensor.dtype() != Dtype::F32 {
-        return Err(other_model(format!("tensor `{name}` has shape {:?}, not {expected:?}", tensor.shape())));
-    }
-    for (value, bytes) in into.iter_mut().zip(tensor.data().as_chunks::<4>().0) {
-        *value = f32::from_le_bytes(*bytes);
-    }
-    Ok(())
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Fault> {
+    let bytes = fs::read(path).map_err(|error| load::damaged(path, &error))?;
+    serde_json::from_slice(&bytes).map_err(|error| load::damaged(path, &error))
 }
 
 /// Writes a checkpoint's folder under `staging`; complete when it returns, or gone.
@@ -308,7 +267,7 @@ fn write(staging: &Path, snapshot: Snapshot) -> io::Result<v1::CheckpointStaged>
 }
 
 fn write_files(folder: &Path, snapshot: Snapshot) -> io::Result<v1::CheckpointStaged> {
-    let Snapshot { mut manifest, entries, values, normalization, optimizer, first, second } = snapshot;
+    let Snapshot { mut manifest, entries, module, values, normalization, optimizer, first, second } = snapshot;
     let _ = fs::remove_dir_all(folder);
     fs::create_dir_all(folder)?;
     let features = normalization[0].len();
@@ -326,11 +285,17 @@ fn write_files(folder: &Path, snapshot: Snapshot) -> io::Result<v1::CheckpointSt
             }
         }
     }
-    for (name, tensors) in [(MODEL, model), (OPTIMIZER, state)] {
-        let bytes = safetensors::serialize(tensors, None).map_err(io::Error::other)?;
-        store(&folder.join(name), &bytes)?;
-        let blake3 = blake3::hash(&bytes).to_hex().to_string();
+    let mut keep = |name: &str, bytes: &[u8]| {
+        store(&folder.join(name), bytes)?;
+        let blake3 = blake3::hash(bytes).to_hex().to_string();
         manifest.files.push(FileSum { name: name.to_owned(), bytes: bytes.len() as u64, blake3 });
+        io::Result::Ok(())
+    };
+    for (name, tensors) in [(MODEL, model), (OPTIMIZER, state)] {
+        keep(name, &safetensors::serialize(tensors, None).map_err(io::Error::other)?)?;
+    }
+    if let Some(module) = module {
+        keep(MODULE, &module)?;
     }
     store(&folder.join(MANIFEST), &serde_json::to_vec_pretty(&manifest).map_err(io::Error::other)?)?;
     File::open(folder)?.sync_all()?;

@@ -2,6 +2,7 @@
 
 mod agreement;
 mod checkpoints;
+mod module;
 mod report;
 mod setup;
 pub mod training;
@@ -16,10 +17,8 @@ use std::{
 };
 
 use dataset::{
-    lanes::Blocks,
     manifest::DatasetError,
     reader::{Batch, LaneReader},
-    source::Source,
 };
 use proto::{checkpoint::TrainerState, spec::RunSpec, v1};
 use tch::Device;
@@ -29,6 +28,7 @@ pub use report::Reports;
 
 use crate::{
     collective::{Aborter, Collective, Lost},
+    fault::Fault,
     loss::{BadLabel, Objective},
     model::Network,
     optimizer::{Optimizer, Schedule},
@@ -103,6 +103,12 @@ impl From<DatasetError> for JobError {
     }
 }
 
+impl From<Fault> for JobError {
+    fn from(fault: Fault) -> Self {
+        Self::Failed { message: fault.message, hint: fault.hint, input_is_wrong: fault.input_is_wrong }
+    }
+}
+
 impl From<BadLabel> for JobError {
     fn from(error: BadLabel) -> Self {
         Self::wrong_input(error.to_string(), "choose another loss, or other labels")
@@ -135,7 +141,7 @@ pub struct Job {
     pub state: TrainerState,
     pub reports: Reports,
     pub metrics: Vec<v1::Metric>,
-    validation: Option<Scoring>,
+    evaluations: Vec<validation::Evaluation>,
     writer: checkpoints::Writer,
     audit: Audit,
     /// Sum over the epoch under way.
@@ -151,12 +157,6 @@ pub struct Job {
     scores: Vec<f32>,
     gradient: Vec<f32>,
     device: Device,
-}
-
-/// What validation reads.
-struct Scoring {
-    blocks: Arc<Blocks>,
-    source: Arc<dyn Source>,
 }
 
 /// What every epoch must have counted in the end. The hash is summed up beside the first epoch.

@@ -9,23 +9,25 @@ use std::{
 };
 
 use dataset::{
-    lanes::{self, Atom, Blocks},
+    lanes::{self, Blocks},
     reader::{self, Batch, LaneReader, Plan},
     source::{ParquetSource, Source},
 };
 use proto::{
     checkpoint::TrainerState,
-    spec::{self, Normalize, RunSpec},
+    spec::{self, Normalize},
     v1::{self, worker_message::Message},
 };
 use tch::Device;
 use tokio::sync::mpsc;
 
-use super::{Audit, Job, JobError, Reports, Scoring, Shared, checkpoints::Writer, training::atom_of};
+use super::{
+    Audit, Job, JobError, Reports, Shared, checkpoints::Writer, module, training::atom_of, validation::Evaluation,
+};
 use crate::{
     collective::{Collective, Solo, ring},
     loss::Objective,
-    model::{Network, Normalization, Statistics},
+    model::{Normalization, Statistics, load},
     optimizer::{Optimizer, Schedule},
 };
 
@@ -43,19 +45,15 @@ impl Job {
         let device = device(spec.cluster.device)?;
         tch::set_num_threads(seat.threads.max(1) as i32);
         let _no_graph = tch::no_grad_guard();
-        let collective = connect(&seat, listener, &shared)?;
+        let mut collective = connect(&seat, listener, &shared)?;
         shared.watch(collective.aborter());
         let train = seat.train.clone().unwrap_or_default();
         let (lane_count, block_bytes) = (spec.cluster.lanes, spec.data.block_bytes.as_u64());
         let blocks = Arc::new(Blocks::cut(&train, atom_of(spec.loss.kind), lane_count, block_bytes));
         let features = train.columns.as_ref().map_or(0, |columns| columns.features.len());
         let source: Arc<dyn Source> = Arc::new(ParquetSource::new(train, &blocks, spec.data.cache.as_u64()));
-        let network = Network::new(&spec.model, features, spec.seed, device);
-        let validation = seat.validation.clone().map(|manifest| {
-            let blocks = Arc::new(Blocks::cut(&manifest, Atom::List, lane_count, block_bytes));
-            let source: Arc<dyn Source> = Arc::new(ParquetSource::new(manifest, &blocks, spec.data.cache.as_u64()));
-            Scoring { blocks, source }
-        });
+        let network = module::network(&spec, &seat, features, collective.as_mut(), device)?;
+        let evaluations = Evaluation::of(&seat, &spec.data);
         let mut plan = Plan {
             blocks: Arc::clone(&blocks),
             features,
@@ -97,12 +95,12 @@ impl Job {
             nonfinite_in_a_row: 0,
             gradient_norm: 0.0,
             improved: false,
-            piece_rows: piece_rows(&spec, features, seat.threads as usize),
+            piece_rows: piece_rows(network.units(), seat.threads as usize),
             scores: Vec::new(),
             gradient: Vec::new(),
             collective,
             network,
-            validation,
+            evaluations,
             writer,
             steps_per_epoch,
             shared,
@@ -115,7 +113,7 @@ impl Job {
             job.resume(Path::new(&folder))?;
         } else if !job.seat.start_from.is_empty() {
             let folder = job.seat.start_from.clone();
-            job.load_model(Path::new(&folder))?;
+            load::weights(&mut job.network, Path::new(&folder))?;
         } else if job.spec.model.normalize != Normalize::None {
             job.take_statistics(&source, &blocks)?;
         }
@@ -188,7 +186,6 @@ fn connect(seat: &v1::Seat, listener: &TcpListener, shared: &Shared) -> Result<B
 /// Activations of one piece, forward and backward, on a CPU: about a second-level cache a core.
 const PIECE_BYTES: usize = 1 << 20;
 
-fn piece_rows(spec: &RunSpec, features: usize, threads: usize) -> usize {
-    let units: usize = spec.model.hidden.iter().sum::<usize>() + features * (1 + spec.model.cross_layers.unwrap_or(0));
+fn piece_rows(units: usize, threads: usize) -> usize {
     (threads.max(1) * PIECE_BYTES / (4 * 2 * units.max(1))).max(256)
 }

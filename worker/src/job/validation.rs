@@ -1,17 +1,55 @@
 //! The end of an epoch: its audit, its validation, and whether patience is at its end.
 //!
-//! Validation is dealt by blocks: rank r scores the blocks b with b mod W = r, each block as one batch; the sums of each block are
-//! gathered and merged in block order, so that the values are the same to the bit for every world size. Nothing is padded,
-//! nothing counted twice.
+//! What is evaluated is dealt by blocks: rank r scores the blocks b with b mod W = r, several at once. What a row scores follows from
+//! the weights and the row alone ([`crate::score`]) and the sums over lists are exact, so the values are the same to the bit for every
+//! number of workers and threads, and `lockstep evaluate` gets them too. Nothing is padded, nothing counted twice.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
-use dataset::{lanes, reader};
-use proto::v1::{self, worker_message::Message};
-use ranking::metrics::{Evaluator, Metric};
+use dataset::{
+    lanes::{self, Atom, Blocks},
+    reader,
+    source::{Decoded, ParquetSource, Source},
+};
+use proto::{
+    spec,
+    v1::{self, worker_message::Message},
+};
+use ranking::metrics::{Convention, Evaluator, Mean, Metric, Sum};
 
-use super::{Job, JobError};
-use crate::memory;
+use super::{Job, JobError, Shared};
+use crate::{
+    model::Network,
+    score::{self, Scorer},
+};
+
+/// What every value is measured by.
+fn convention() -> Convention {
+    Convention::default()
+}
+
+/// Blocks are small enough that each worker gets some for each of its threads.
+const LANES_A_WORKER: u32 = 2;
+
+/// A dataset that is scored after each epoch.
+pub(super) struct Evaluation {
+    /// Stands before the names of its metrics.
+    prefix: &'static str,
+    /// What its rows are called.
+    rows: &'static str,
+    manifest: v1::Manifest,
+    blocks: Arc<Blocks>,
+    source: Arc<dyn Source>,
+}
+
+/// Means over some of its lists.
+struct Tally {
+    means: Vec<Mean>,
+    not_finite: bool,
+}
 
 impl Job {
     /// After an epoch's last step: audits, validates, reports. Some(why) ends the run.
@@ -33,6 +71,10 @@ impl Job {
         let train_loss = self.state.epoch_loss / self.state.epoch_denominator;
         let improved = self.judge(position.epoch, train_loss);
         if self.seat.rank == 0 {
+            let (judgments, validation) = self.metrics.iter().cloned().partition(|metric| {
+                let metric: &v1::Metric = metric;
+                metric.name.starts_with(spec::JUDGMENTS)
+            });
             self.reports.send(Message::Epoch(v1::EpochEnded {
                 generation: self.seat.generation,
                 epoch: position.epoch,
@@ -43,7 +85,8 @@ impl Job {
                 lists: self.state.epoch_lists,
                 train_seconds,
                 validation_seconds: began.elapsed().as_secs_f64(),
-                validation: self.metrics.clone(),
+                validation,
+                judgments: without_prefix(judgments),
                 learning_rate: self.schedule.at(position.epoch, step),
                 audit: Some(audit),
                 improved,
@@ -99,96 +142,57 @@ impl Job {
         ))
     }
 
+    /// Scores what is to be scored after an epoch; the metrics of all of it, as checkpoints name them.
     fn validate(&mut self, epoch: u64) -> Result<Vec<v1::Metric>, JobError> {
-        let Some(scoring) = &self.validation else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        for evaluation in &self.evaluations {
+            let metrics = self.metrics_of(evaluation)?;
+            let tally = evaluation.tally(&self.network, &metrics, &self.seat, &self.shared)?;
+            let mut total = Tally::new(metrics.len());
+            for of_rank in self.collective.gather(&tally.to_bytes())? {
+                total.merge(&Tally::from_bytes(&of_rank));
+            }
+            if total.not_finite {
+                return Err(JobError::failed(
+                    format!("the model's scores of {} are not finite after epoch {epoch}", evaluation.rows),
+                    "lower the learning rate, set training.clip_norm, or normalise the features (model.normalize = \"standard\")",
+                ));
+            }
+            found.extend(metrics.iter().zip(total.means).map(|(metric, mean)| v1::Metric {
+                name: format!("{}{metric}", evaluation.prefix),
+                value: mean.value(),
+                convention: convention().words(*metric),
+            }));
+        }
+        Ok(found)
+    }
+
+    /// What is reported of an evaluation set, and what decides which epoch is the best, where that is of this set.
+    fn metrics_of(&self, evaluation: &Evaluation) -> Result<Vec<Metric>, JobError> {
         let mut metrics = Metric::REPORTED.to_vec();
-        if let Some(stopping) = &self.spec.training.early_stopping {
-            let wanted: Metric =
-                stopping.metric.parse().map_err(|error| JobError::wrong_input(format!("{error}"), ""))?;
+        let best_by = self.spec.best_by().unwrap_or_default();
+        let (prefix, name) = match best_by.strip_prefix(spec::JUDGMENTS) {
+            Some(name) => (spec::JUDGMENTS, name),
+            None => ("", best_by.as_str()),
+        };
+        if prefix == evaluation.prefix {
+            let wanted: Metric = name.parse().map_err(|error| JobError::wrong_input(format!("{error}"), ""))?;
             if !metrics.contains(&wanted) {
                 metrics.push(wanted);
             }
         }
-        let width = metrics.len() + 1;
-        let blocks = Arc::clone(&scoring.blocks);
-        let (rank, world) = (self.seat.rank, self.seat.world);
-        let mine = blocks.share(rank, world);
-        let mut evaluator = Evaluator::new(&metrics);
-        let (mut sums, mut values) = (Vec::new(), vec![0.0; metrics.len()]);
-        let mut not_finite = 0.0;
-        for read in reader::scan(Arc::clone(&scoring.source), Arc::clone(&blocks), mine) {
-            let (block, decoded) = read?;
-            self.shared.go_on()?;
-            let rows = &decoded.rows;
-            let features = rows.features.len() / rows.rows().max(1);
-            let labels = &rows.labels[decoded.range.clone()];
-            if let Some(row) = labels.iter().position(|label| !(0.0..=31.0).contains(label)) {
-                return Err(self.label_without_gain(block, row, labels[row]));
-            }
-            self.scores.resize(decoded.range.len(), 0.0);
-            // In pieces, which follow from the block and the model alone: a block of wide activations would fill the memory.
-            for (piece, scores) in self.scores.chunks_mut(self.piece_rows).enumerate() {
-                let first = decoded.range.start + piece * self.piece_rows;
-                let x = &rows.features[first * features..(first + scores.len()) * features];
-                let x = memory::rows(x, scores.len()).to_device(self.device);
-                self.network.score(&x).copy_data(scores, scores.len());
-            }
-            if self.scores.iter().any(|score| !score.is_finite()) {
-                not_finite = 1.0;
-            }
-            let first = sums.len();
-            sums.resize(first + width, 0.0);
-            for list in decoded.atoms.clone() {
-                let list = rows.starts[list] as usize..rows.starts[list + 1] as usize;
-                let scores = list.start - decoded.range.start..list.end - decoded.range.start;
-                evaluator.list(&rows.labels[list], &self.scores[scores], &mut values);
-                sums[first..].iter_mut().zip(&values).for_each(|(sum, value)| *sum += value);
-                sums[first + width - 1] += 1.0;
-            }
-        }
-        sums.push(not_finite);
-        let gathered = self.gather(&sums)?;
-        if gathered.iter().any(|sums| sums.last() == Some(&1.0)) {
-            return Err(JobError::failed(
-                format!("the model's scores of validation rows are not finite after epoch {epoch}"),
-                "lower the learning rate, set training.clip_norm, or normalise the features (model.normalize = \"standard\")",
-            ));
-        }
-        let mut totals = vec![0.0; width];
-        for block in 0..blocks.blocks.len() {
-            let from = block / world as usize * width;
-            let part = &gathered[block % world as usize][from..from + width];
-            totals.iter_mut().zip(part).for_each(|(total, sum)| *total += sum);
-        }
-        let lists = totals[width - 1];
-        let metric = |(metric, total): (&Metric, &f64)| v1::Metric {
-            name: metric.to_string(),
-            value: total / lists,
-            convention: metric.convention().to_owned(),
-        };
-        Ok(metrics.iter().zip(&totals).map(metric).collect())
-    }
-
-    fn label_without_gain(&self, block: u32, row: usize, label: f32) -> JobError {
-        let place = self.seat.validation.as_ref().zip(self.validation.as_ref()).map(|(manifest, scoring)| {
-            let block = &scoring.blocks.blocks[block as usize];
-            let path = dataset::manifest::file_path(manifest, block.file as usize);
-            format!("`{}`, row {}: ", path.display(), block.first_row + row as u64)
-        });
-        JobError::wrong_input(
-            format!("{}label {label} is not between 0 and 31, as ndcg's gain needs", place.unwrap_or_default()),
-            "train on such labels without data.validation, or grade them for validation",
-        )
+        Ok(metrics)
     }
 
     /// Whether the epoch is the best so far, by the early-stopping metric, ndcg@10, or the training loss where nothing validates.
     fn judge(&mut self, epoch: u64, train_loss: f64) -> bool {
-        let stopping = self.spec.training.early_stopping.clone().unwrap_or_default();
-        let value = match self.metrics.iter().find(|metric| metric.name == stopping.metric) {
+        let min_delta = self.spec.training.early_stopping.as_ref().map_or(0.0, |stopping| stopping.min_delta);
+        let best_by = self.spec.best_by();
+        let value = match self.metrics.iter().find(|metric| Some(&metric.name) == best_by.as_ref()) {
             Some(metric) => metric.value,
             None => -train_loss,
         };
-        let improved = value.is_finite() && self.state.best.is_none_or(|best| value > best + stopping.min_delta);
+        let improved = value.is_finite() && self.state.best.is_none_or(|best| value > best + min_delta);
         if improved {
             self.state.best = Some(value);
             self.state.best_epoch = Some(epoch);
@@ -197,5 +201,128 @@ impl Job {
             self.state.epochs_without_improvement += 1;
         }
         improved
+    }
+}
+
+fn without_prefix(metrics: Vec<v1::Metric>) -> Vec<v1::Metric> {
+    let named = |metric: v1::Metric| {
+        let name = metric.name.trim_start_matches(spec::JUDGMENTS).to_owned();
+        v1::Metric { name, ..metric }
+    };
+    metrics.into_iter().map(named).collect()
+}
+
+impl Evaluation {
+    /// All that a seat says is to be scored.
+    pub fn of(seat: &v1::Seat, data: &spec::Data) -> Vec<Self> {
+        let sets = [("", "validation rows", &seat.validation), (spec::JUDGMENTS, "judged rows", &seat.judgments)];
+        let evaluation = |(prefix, rows, manifest): (_, _, &Option<v1::Manifest>)| {
+            let manifest = manifest.clone()?;
+            // Which rows lie in which block makes no difference to the values.
+            let lanes = LANES_A_WORKER * seat.world;
+            let blocks = Arc::new(Blocks::cut(&manifest, Atom::List, lanes, data.block_bytes.as_u64()));
+            let source = Arc::new(ParquetSource::new(manifest.clone(), &blocks, data.cache.as_u64()));
+            Some(Self { prefix, rows, manifest, blocks, source })
+        };
+        sets.into_iter().filter_map(evaluation).collect()
+    }
+
+    /// This rank's share.
+    fn tally(
+        &self,
+        network: &Network,
+        metrics: &[Metric],
+        seat: &v1::Seat,
+        shared: &Shared,
+    ) -> Result<Tally, JobError> {
+        let mine = self.blocks.share(seat.rank, seat.world);
+        let reads = Mutex::new(reader::scan(Arc::clone(&self.source), Arc::clone(&self.blocks), mine));
+        let work = |scorer: &mut Scorer| -> Result<Tally, JobError> {
+            let mut evaluator = Evaluator::new(metrics, convention());
+            let mut tally = Tally::new(metrics.len());
+            let mut scores = Vec::new();
+            loop {
+                // Each thread takes the next block that is read.
+                let read = reads.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some(read) = read else { return Ok(tally) };
+                shared.go_on()?;
+                let (block, decoded) = read?;
+                self.check_labels(block, &decoded, metrics)?;
+                tally.add(&decoded, scorer, &mut scores, &mut evaluator);
+            }
+        };
+        let (tallies, ()) = score::on_threads(network, seat.threads as usize, work, || ());
+        let mut total = Tally::new(metrics.len());
+        for tally in tallies {
+            total.merge(&tally?);
+        }
+        Ok(total)
+    }
+
+    fn check_labels(&self, block: u32, decoded: &Decoded, metrics: &[Metric]) -> Result<(), JobError> {
+        let range = convention().labels(metrics);
+        let labels = &decoded.rows.labels[decoded.range.clone()];
+        let Some(row) = labels.iter().position(|label| !range.contains(*label)) else { return Ok(()) };
+        let block = &self.blocks.blocks[block as usize];
+        let path = dataset::manifest::file_path(&self.manifest, block.file as usize);
+        Err(JobError::wrong_input(
+            format!(
+                "`{}`, row {}: label {} is not between {} and {}, as ndcg's gain needs",
+                path.display(),
+                block.first_row + row as u64,
+                labels[row],
+                range.least,
+                range.most
+            ),
+            "train on such labels without data.validation, or grade them for validation",
+        ))
+    }
+}
+
+impl Tally {
+    fn new(metrics: usize) -> Self {
+        Self { means: vec![Mean::default(); metrics], not_finite: false }
+    }
+
+    fn add(&mut self, block: &Decoded, scorer: &mut Scorer, scores: &mut Vec<f32>, evaluator: &mut Evaluator) {
+        let (rows, range) = (&block.rows, &block.range);
+        let features = rows.features.len() / rows.rows().max(1);
+        scores.resize(range.len(), 0.0);
+        scorer.score(&rows.features[range.start * features..range.end * features], scores);
+        if scores.iter().any(|score| !score.is_finite()) {
+            self.not_finite = true;
+            return;
+        }
+        let mut values = vec![0.0; self.means.len()];
+        for list in block.atoms.clone() {
+            let list = rows.starts[list] as usize..rows.starts[list + 1] as usize;
+            let scores = &scores[list.start - range.start..list.end - range.start];
+            evaluator.list(&rows.labels[list], scores, &mut values);
+            self.means.iter_mut().zip(&values).for_each(|(mean, value)| mean.add(*value));
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.means.iter_mut().zip(&other.means).for_each(|(mean, other)| mean.merge(*other));
+        self.not_finite |= other.not_finite;
+    }
+
+    /// For the wire: a metric's sum and its lists, one after the other, and whether all scores were finite.
+    fn to_bytes(&self) -> Vec<u8> {
+        let of = |mean: &Mean| [mean.sum.to_bytes().as_slice(), &mean.lists.to_le_bytes()].concat();
+        let mut bytes: Vec<u8> = self.means.iter().flat_map(of).collect();
+        bytes.push(u8::from(self.not_finite));
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Self {
+        let (means, rest) = bytes.as_chunks::<24>();
+        let mean = |bytes: &[u8; 24]| {
+            let (mut sum, mut lists) = ([0; 16], [0; 8]);
+            sum.copy_from_slice(&bytes[..16]);
+            lists.copy_from_slice(&bytes[16..]);
+            Mean { sum: Sum::from_bytes(sum), lists: u64::from_le_bytes(lists) }
+        };
+        Self { means: means.iter().map(mean).collect(), not_finite: rest == [1] }
     }
 }

@@ -14,6 +14,26 @@ fn empty() -> Slot {
     (Tensor::new(), Tensor::new())
 }
 
+/// x Wᵀ + b.
+///
+/// Where there are few outputs, the kernels behind it (MKL's) add along a row in an order that follows from the row's alignment in
+/// memory. Rows are filled up with zeros there, so that all are aligned alike and what a row gives does not depend on where it lies.
+fn affine(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+    const FEW: std::ops::Range<i64> = 2..16;
+    const ALIGNED: i64 = 16;
+    let (outputs, inputs) = (weight.size()[0], weight.size()[1]);
+    let fill = (ALIGNED - inputs % ALIGNED) % ALIGNED;
+    let product = |x: &Tensor, weight: &Tensor| match bias {
+        Some(bias) => bias.addmm(x, &weight.tr()),
+        None => x.mm(&weight.tr()),
+    };
+    if FEW.contains(&outputs) && fill > 0 {
+        product(&x.constant_pad_nd([0, fill]), &weight.constant_pad_nd([0, fill]))
+    } else {
+        product(x, weight)
+    }
+}
+
 /// y = x Wᵀ + b, W [out, in].
 #[derive(Debug)]
 pub(super) struct Dense {
@@ -33,7 +53,7 @@ impl Dense {
     }
 
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        self.bias.0.addmm(x, &self.weight.0.tr())
+        affine(x, &self.weight.0, Some(&self.bias.0))
     }
 
     /// Adds to the gradients; gives d/dx where it is wanted.
@@ -124,6 +144,10 @@ impl Hidden {
             norm.scale = parameters.view(norm.index.0);
             norm.shift = parameters.view(norm.index.1);
         }
+    }
+
+    pub fn units(&self) -> usize {
+        self.units as usize
     }
 
     pub fn drops(&self) -> bool {
@@ -221,10 +245,10 @@ impl Cross {
         let bias = &self.bias.1.0;
         let (u, narrow) = match (&self.full, &self.low) {
             (_, Some((_, _, down, up))) => {
-                let narrow = x.mm(&down.0.tr());
-                (bias.addmm(&narrow, &up.0.tr()), Some(narrow))
+                let narrow = affine(x, &down.0, None);
+                (affine(&narrow, &up.0, Some(bias)), Some(narrow))
             }
-            (Some((_, weight)), None) => (bias.addmm(x, &weight.0.tr()), None),
+            (Some((_, weight)), None) => (affine(x, &weight.0, Some(bias)), None),
             (None, None) => (bias.expand_as(x), None),
         };
         (x.addcmul(x0, &u), CrossTape { x: x.shallow_clone(), narrow })

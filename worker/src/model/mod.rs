@@ -1,18 +1,21 @@
-//! The models: a network from raw features to one score a row, with its backward pass written out.
-//!
-//! Gradients are formed by hand from libtorch's kernels rather than by autograd: each lands in its place in the flat buffer, no
-//! graph is built, and the order in which they become ready is known. Parameters are named as PyTorch would name them
-//! (`layers.0.weight`, out x in), so that checkpoints open there.
+//! The models: a network from raw features to one score a row, and back from the scores to its parameters' gradients.
 
+mod layered;
 mod layers;
+pub mod load;
 mod normalize;
+mod scripted;
 
-use proto::spec::{self, ModelKind};
+use std::sync::Arc;
+
+use proto::spec;
 use tch::{Device, Tensor};
 
+use layered::Layered;
 pub use layers::DropoutKeys;
-use layers::{Cross, Dense, Hidden};
 pub use normalize::{Normalization, Statistics};
+use scripted::Scripted;
+pub use scripted::{RAISED, Unfit};
 
 use crate::parameters::{Init, Layout, Parameters};
 
@@ -21,123 +24,127 @@ use crate::parameters::{Init, Layout, Parameters};
 pub struct Network {
     pub parameters: Parameters,
     pub normalization: Normalization,
-    cross: Vec<Cross>,
-    tower: Vec<Hidden>,
-    head: Dense,
-    kind: ModelKind,
+    body: Body,
+}
+
+/// From normalised features to scores.
+#[derive(Debug)]
+enum Body {
+    Layered(Layered),
+    Scripted(Scripted),
 }
 
 /// What the backward pass needs of a forward pass.
 #[derive(Debug)]
-pub struct Tape {
-    input: Tensor,
-    cross: Vec<layers::CrossTape>,
-    tower: Vec<layers::HiddenTape>,
-    head_input: Tensor,
+pub struct Tape(BodyTape);
+
+#[derive(Debug)]
+enum BodyTape {
+    Layered(layered::Tape),
+    /// The scores, with autograd's graph behind them.
+    Scripted(Tensor),
 }
 
 impl Network {
+    /// A built-in model, its first values drawn from the seed.
     pub fn new(model: &spec::Model, features: usize, seed: u64, device: Device) -> Self {
-        let features = features as i64;
-        let activation = model.activation.unwrap_or_default();
-        let layer_norm = model.layer_norm.unwrap_or(false);
-        let dropout = model.dropout.unwrap_or(0.0);
-        let mut layout = Layout::default();
-        let mut cross = Vec::new();
-        if model.kind == ModelKind::DcnV2 {
-            for index in 0..model.cross_layers.unwrap_or(2) {
-                cross.push(Cross::reserve(&mut layout, index, features, model.cross_rank));
-            }
-        }
-        let (mut tower, mut width) = (Vec::new(), features);
-        let hidden: &[usize] = if model.kind == ModelKind::Linear { &[] } else { &model.hidden };
-        for (index, units) in hidden.iter().enumerate() {
-            let units = *units as i64;
-            tower.push(Hidden::reserve(&mut layout, index, width, units, activation, layer_norm, dropout));
-            width = units;
-        }
-        let head = match model.kind {
-            ModelKind::DcnV2 if hidden.is_empty() => Dense::reserve(&mut layout, "head", features, 1),
-            ModelKind::DcnV2 => Dense::reserve(&mut layout, "head", features + width, 1),
-            ModelKind::Linear | ModelKind::Mlp => {
-                Dense::reserve(&mut layout, &format!("layers.{}", hidden.len()), width, 1)
-            }
-        };
+        let (mut layers, layout) = Layered::reserve(model, features);
         let parameters = Parameters::new(layout, seed, device);
-        let mut network = Self {
-            normalization: Normalization::new(model.normalize, features as usize, device),
-            cross,
-            tower,
-            head,
-            kind: model.kind,
-            parameters,
-        };
-        network.bind();
-        network
+        layers.bind(&parameters);
+        let normalization = Normalization::new(model.normalize, features, device);
+        Self { parameters, normalization, body: Body::Layered(layers) }
     }
 
-    fn bind(&mut self) {
-        self.cross.iter_mut().for_each(|layer| layer.bind(&self.parameters));
-        self.tower.iter_mut().for_each(|layer| layer.bind(&self.parameters));
-        self.head.bind(&self.parameters);
+    /// A model of kind `torchscript`, from its file's bytes; its first values are the file's.
+    pub fn scripted(file: Arc<[u8]>, model: &spec::Model, features: usize, device: Device) -> Result<Self, Unfit> {
+        let (scripted, parameters) = Scripted::load(file, features, device)?;
+        let normalization = Normalization::new(model.normalize, features, device);
+        Ok(Self { parameters, normalization, body: Body::Scripted(scripted) })
+    }
+
+    /// A module of TorchScript that is to score and no more, from raw features: what it holds stays its own, and `parameters` is empty.
+    pub fn finished(file: Arc<[u8]>, features: usize, device: Device) -> Result<Self, Unfit> {
+        let scripted = Scripted::finished(file, features)?;
+        let parameters = Parameters::of(&[], device);
+        let normalization = Normalization::new(spec::Normalize::None, features, device);
+        Ok(Self { parameters, normalization, body: Body::Scripted(scripted) })
+    }
+
+    /// The names in a module's attribute `features`, where it has one.
+    pub fn features_of(file: &[u8]) -> Result<Option<Vec<String>>, Unfit> {
+        Scripted::features_of(file)
+    }
+
+    /// The TorchScript file that the network came from, where it came from one.
+    pub fn module_file(&self) -> Option<&Arc<[u8]>> {
+        match &self.body {
+            Body::Layered(_) => None,
+            Body::Scripted(scripted) => Some(scripted.file()),
+        }
+    }
+
+    /// The same network for another thread: tensors of its own over the same memory, so that it follows what this one learns.
+    pub fn replica(&self) -> Self {
+        let parameters = self.parameters.replica();
+        let body = match &self.body {
+            Body::Layered(layers) => Body::Layered(layers.replica(&parameters)),
+            Body::Scripted(scripted) => Body::Scripted(scripted.clone()),
+        };
+        Self { parameters, normalization: self.normalization.replica(), body }
+    }
+
+    /// Raw features of a row.
+    pub fn features(&self) -> usize {
+        self.normalization.mean.numel()
+    }
+
+    /// Numbers that a forward pass makes of a row, its features included.
+    pub fn units(&self) -> usize {
+        match &self.body {
+            Body::Layered(layers) => layers.units(),
+            Body::Scripted(scripted) => scripted.units(),
+        }
     }
 
     /// Whether [`Self::forward`] needs keys for dropout.
     pub fn drops(&self) -> bool {
-        self.tower.iter().any(Hidden::drops)
+        matches!(&self.body, Body::Layered(layers) if layers.drops())
     }
 
     /// Scores for `x` [n, features] -> [n], nothing dropped.
+    ///
+    /// # Panics
+    /// As libtorch fails, or with [`RAISED`] where a scripted module does.
     pub fn score(&self, x: &Tensor) -> Tensor {
-        self.forward(x, None).0
+        match &self.body {
+            Body::Layered(layers) => layers.forward(self.normalization.apply(x), None).0,
+            Body::Scripted(scripted) => scripted.forward(&self.normalization.apply_to_new(x), false),
+        }
     }
 
     /// Scores, and what [`Self::backward`] needs. `dropout`: the rows' keys; without them nothing is dropped.
+    ///
+    /// # Panics
+    /// As [`Self::score`].
     pub fn forward(&self, x: &Tensor, dropout: Option<&DropoutKeys>) -> (Tensor, Tape) {
-        let input = self.normalization.apply(x);
-        let (mut tape_cross, mut tape_tower) = (Vec::new(), Vec::new());
-        let mut crossed = input.shallow_clone();
-        for layer in &self.cross {
-            let (out, tape) = layer.forward(&input, &crossed);
-            tape_cross.push(tape);
-            crossed = out;
+        match &self.body {
+            Body::Layered(layers) => {
+                let (scores, tape) = layers.forward(self.normalization.apply(x), dropout);
+                (scores, Tape(BodyTape::Layered(tape)))
+            }
+            Body::Scripted(scripted) => {
+                let scores = scripted.forward(&self.normalization.apply_to_new(x), true);
+                (scores.detach(), Tape(BodyTape::Scripted(scores)))
+            }
         }
-        let mut deep = input.shallow_clone();
-        for (index, layer) in self.tower.iter().enumerate() {
-            let (out, tape) = layer.forward(&deep, index, dropout);
-            tape_tower.push(tape);
-            deep = out;
-        }
-        let head_input = match self.kind {
-            ModelKind::DcnV2 if self.tower.is_empty() => crossed,
-            ModelKind::DcnV2 => Tensor::cat(&[crossed, deep], 1),
-            ModelKind::Linear | ModelKind::Mlp => deep,
-        };
-        let scores = self.head.forward(&head_input).squeeze_dim(1);
-        (scores, Tape { input, cross: tape_cross, tower: tape_tower, head_input })
     }
 
     /// Adds to the gradients, from d(sum of terms)/d(scores) [n].
     pub fn backward(&mut self, tape: Tape, scores: &Tensor) {
-        let has_layers = !self.tower.is_empty() || !self.cross.is_empty();
-        let Some(below) = self.head.backward(&tape.head_input, &scores.unsqueeze(1), has_layers) else { return };
-        let (crossed, deep) = match self.kind {
-            ModelKind::DcnV2 => {
-                let features = tape.input.size()[1];
-                let deep = (!self.tower.is_empty()).then(|| below.narrow(1, features, below.size()[1] - features));
-                (Some(below.narrow(1, 0, features)), deep)
-            }
-            ModelKind::Linear | ModelKind::Mlp => (None, Some(below)),
-        };
-        let mut deep = deep;
-        for (index, (layer, tape)) in self.tower.iter_mut().zip(tape.tower).enumerate().rev() {
-            let Some(gradient) = deep.take() else { break };
-            deep = layer.backward(tape, gradient, index > 0);
-        }
-        let mut crossed = crossed;
-        for (layer, crossing) in self.cross.iter_mut().zip(tape.cross).rev() {
-            let Some(gradient) = crossed.take() else { break };
-            crossed = Some(layer.backward(&tape.input, crossing, gradient));
+        match (&mut self.body, tape.0) {
+            (Body::Layered(layers), BodyTape::Layered(tape)) => layers.backward(tape, scores),
+            (Body::Scripted(scripted), BodyTape::Scripted(tape)) => scripted.backward(&tape, scores),
+            _ => unreachable!("a tape is used by the network that made it"),
         }
     }
 }
@@ -151,7 +158,7 @@ fn reserve_dense(layout: &mut Layout, name: &str, inputs: i64, outputs: i64) -> 
 
 #[cfg(test)]
 mod tests {
-    use proto::spec::{Activation, Model, Normalize};
+    use proto::spec::{Activation, Model, ModelKind, Normalize};
     use tch::Kind;
 
     use super::*;

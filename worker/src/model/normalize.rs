@@ -38,6 +38,16 @@ impl Normalization {
         self.scale = Tensor::from_slice(scale).to_device(device);
     }
 
+    /// For another thread: tensors of its own over the same memory, as it stands now.
+    pub fn replica(&self) -> Self {
+        Self { kind: self.kind, mean: self.mean.shallow_clone(), scale: self.scale.shallow_clone() }
+    }
+
+    /// As [`apply`](Self::apply), never `x` itself: for whoever may write to what it is given.
+    pub fn apply_to_new(&self, x: &Tensor) -> Tensor {
+        if self.kind == Normalize::None { x.copy() } else { self.apply(x) }
+    }
+
     pub fn apply(&self, x: &Tensor) -> Tensor {
         match self.kind {
             Normalize::None => x.shallow_clone(),

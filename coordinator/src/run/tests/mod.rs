@@ -23,6 +23,7 @@ pub(super) fn plan(workers: u32) -> Plan {
         epochs: 20,
         join_timeout: Duration::from_secs(60),
         best_by: Some("ndcg@10".into()),
+        origin: None,
     }
 }
 
@@ -128,6 +129,7 @@ fn words(effect: &Effect) -> String {
         Effect::Emit(Notice::Checkpoint(checkpoint)) => {
             format!("tell checkpoint {}{}", checkpoint.step, if checkpoint.best { " best" } else { "" })
         }
+        Effect::Emit(Notice::System(seen)) => format!("tell system {} at {}", seen.worker, seen.step),
         Effect::Emit(Notice::Warning(warning)) => format!("warn: {}", warning.message),
         Effect::Emit(Notice::Ended(ended)) => {
             let failure = ended.failure.as_ref();

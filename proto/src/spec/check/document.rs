@@ -14,7 +14,8 @@ use toml::{
 use super::{Problem, Problems, RunSpec};
 
 /// The document's tables, in the order in which they are written.
-pub const SECTIONS: [&str; 8] = ["data", "model", "loss", "training", "optimizer", "schedule", "cluster", "checkpoint"];
+pub const SECTIONS: [&str; 9] =
+    ["data", "model", "loss", "training", "optimizer", "schedule", "cluster", "checkpoint", "tracking"];
 
 /// Tables inside a section.
 const INNER: [&str; 1] = ["training.early_stopping"];

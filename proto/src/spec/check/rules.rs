@@ -1,11 +1,11 @@
 //! What a typed document must satisfy beyond its types: ranges, and values that go together.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use bytesize::ByteSize;
 
 use super::document::Document;
-use crate::spec::{Every, LossKind, ModelKind, OptimizerKind, RunSpec, ScheduleKind};
+use crate::spec::{Every, JUDGMENTS, LossKind, Model, ModelKind, OptimizerKind, RunSpec, ScheduleKind};
 
 /// Below this a block is mostly overhead.
 const SMALLEST_BLOCK: ByteSize = ByteSize::kib(64);
@@ -20,6 +20,7 @@ pub fn judge(spec: &RunSpec, document: &mut Document) {
     schedule(spec, document);
     cluster(spec, document);
     checkpoint(spec, document);
+    tracking(spec, document);
 }
 
 fn name(spec: &RunSpec, document: &mut Document) {
@@ -48,12 +49,13 @@ fn data(spec: &RunSpec, document: &mut Document) {
             Some("add `train = \"data/train\"` under `[data]`: a Parquet file or a folder of them"),
         );
     }
-    if data.validation.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
-        document.refuse(
-            &["data.validation"],
-            "must not be empty",
-            Some("leave the key out to train without validation"),
-        );
+    for (key, path, hint) in [
+        ("data.validation", &data.validation, "leave the key out to train without validation"),
+        ("data.judgments", &data.judgments, "leave the key out to train without human judgments"),
+    ] {
+        if path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+            document.refuse(&[key], "must not be empty", Some(hint));
+        }
     }
     let mut taken: Vec<(&str, &str)> = Vec::new();
     let columns =
@@ -111,17 +113,21 @@ fn model(spec: &RunSpec, document: &mut Document) {
         ModelKind::Linear => "a `linear` model",
         ModelKind::Mlp => "an `mlp`",
         ModelKind::DcnV2 => "a `dcn_v2`",
+        ModelKind::Torchscript => "a `torchscript` model",
     };
     let useless: &[&str] = match model.kind {
-        ModelKind::Linear => &["hidden", "activation", "dropout", "layer_norm", "cross_layers", "cross_rank"],
-        ModelKind::Mlp => &["cross_layers", "cross_rank"],
-        ModelKind::DcnV2 => &[],
+        ModelKind::Linear => &["hidden", "activation", "dropout", "layer_norm", "cross_layers", "cross_rank", "path"],
+        ModelKind::Mlp => &["cross_layers", "cross_rank", "path"],
+        ModelKind::DcnV2 => &["path"],
+        ModelKind::Torchscript => &["hidden", "activation", "dropout", "layer_norm", "cross_layers", "cross_rank"],
     };
     for key in useless {
         let key = format!("model.{key}");
         if document.has(&key) {
             let hint = if key.starts_with("model.cross") {
                 "it belongs to `dcn_v2`"
+            } else if key == "model.path" {
+                "it belongs to `torchscript`; `start_from` begins from a checkpoint's weights"
             } else {
                 "it belongs to `mlp` and `dcn_v2`"
             };
@@ -139,6 +145,9 @@ fn model(spec: &RunSpec, document: &mut Document) {
             message,
             Some("add `hidden = [128, 64]`, or take `kind = \"linear\"`"),
         );
+    }
+    if model.kind == ModelKind::Torchscript {
+        module_path(model, document);
     }
     if model.kind == ModelKind::DcnV2 && model.hidden.is_empty() {
         for key in ["model.activation", "model.dropout", "model.layer_norm"] {
@@ -171,6 +180,22 @@ fn model(spec: &RunSpec, document: &mut Document) {
             &["model.start_from"],
             "must not be empty",
             Some("leave the key out to start from fresh weights"),
+        );
+    }
+}
+
+fn module_path(model: &Model, document: &mut Document) {
+    let path = model.path.as_deref().unwrap_or(Path::new(""));
+    let hint = "add `path = \"model.pt\"`: the file that `torch.jit.script(model).save(\"model.pt\")` wrote";
+    if path.as_os_str().is_empty() {
+        let message =
+            if document.has("model.path") { "must not be empty" } else { "is missing: a `torchscript` model needs it" };
+        document.refuse(&["model.path", "model.kind"], message, Some(hint));
+    } else if path.to_str().is_some_and(|path| path.contains("://")) {
+        document.refuse(
+            &["model.path"],
+            "must be a file that each worker's machine can open, not an address",
+            Some("fetch it first"),
         );
     }
 }
@@ -224,14 +249,26 @@ fn training(spec: &RunSpec, document: &mut Document) {
         positive(document, "training.clip_norm", norm);
     }
     let Some(early) = &training.early_stopping else { return };
-    if spec.data.validation.is_none() {
-        document.refuse(
+    let metric = early.metric.strip_prefix(JUDGMENTS);
+    match (metric, &spec.data.validation, &spec.data.judgments) {
+        (Some(_), _, None) => document.refuse(
+            &["training.early_stopping.metric", "data.judgments"],
+            format!("`{}` needs human judgments", early.metric),
+            Some("add `judgments = \"data/judged\"` under `[data]`, or name a metric of data.validation: \"ndcg@10\""),
+        ),
+        (None, None, Some(_)) => document.refuse(
+            &["training.early_stopping.metric", "training.early_stopping", "data.validation"],
+            format!("`{}` needs validation data", early.metric),
+            Some("add `validation = \"data/validation\"` under `[data]`, or write \"judgments/ndcg@10\""),
+        ),
+        (None, None, None) => document.refuse(
             &["training.early_stopping", "data.validation"],
             "needs validation data",
             Some("add `validation = \"data/validation\"` under `[data]`, or leave early stopping out"),
-        );
+        ),
+        _ => {}
     }
-    if !is_metric(&early.metric) {
+    if !is_metric(metric.unwrap_or(&early.metric)) {
         document.refuse(
             &["training.early_stopping.metric"],
             format!("`{}` is not a metric", early.metric),
@@ -342,6 +379,35 @@ fn checkpoint(spec: &RunSpec, document: &mut Document) {
         document.refuse(&["checkpoint.dir"], "must not be empty", Some("the default is \"checkpoints\""));
     }
     at_least_one(document, "checkpoint.keep", spec.checkpoint.keep as u64);
+}
+
+fn tracking(spec: &RunSpec, document: &mut Document) {
+    let Some(tracking) = &spec.tracking else { return };
+    let url = &tracking.mlflow;
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let authority = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+    if url.is_empty() {
+        let message = if document.has("tracking.mlflow") { "must not be empty" } else { "is missing" };
+        let hint = "add `mlflow = \"http://127.0.0.1:5000\"`, or leave `[tracking]` out";
+        document.refuse(&["tracking.mlflow"], message, Some(hint));
+    } else if authority.is_some_and(|authority| authority.contains('@')) {
+        document.refuse(
+            &["tracking.mlflow"],
+            "holds a name or a password, and a run's document is kept and shown",
+            Some("set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) where the coordinator is started"),
+        );
+    } else if authority.is_none_or(str::is_empty) || url.contains(['?', '#', ' ']) {
+        document.refuse(
+            &["tracking.mlflow"],
+            format!("`{url}` is not the address of an MLflow server"),
+            Some("write \"http://127.0.0.1:5000\""),
+        );
+    }
+    if tracking.experiment.trim().is_empty() {
+        document.refuse(&["tracking.experiment"], "must not be empty", Some("leave the key out to take \"lockstep\""));
+    } else if tracking.experiment.chars().count() > 500 {
+        document.refuse(&["tracking.experiment"], "is longer than the 500 characters that MLflow takes", None);
+    }
 }
 
 fn at_least_one(document: &mut Document, key: &str, value: u64) {

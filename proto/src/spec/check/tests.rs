@@ -6,7 +6,7 @@ use expect_test::{Expect, expect};
 
 use super::*;
 use crate::spec::{
-    Activation, Device, EarlyStopping, Every, LossKind, ModelKind, Normalize, OptimizerKind, ScheduleKind,
+    Activation, Device, EarlyStopping, Every, LossKind, ModelKind, Normalize, OptimizerKind, ScheduleKind, Tracking,
 };
 
 const CONTRACT: &str = r#"name = "baseline"
@@ -108,7 +108,7 @@ dir = "x"
               hint: did you mean `seed`?
             run.toml:5: data.block_bytes: expected a size, not the text `4 XB`
               hint: write "4 MiB" or a number of bytes
-            run.toml:7: model.kind: the text `mpl` is none of "linear", "mlp", "dcn_v2"
+            run.toml:7: model.kind: the text `mpl` is none of "linear", "mlp", "dcn_v2", "torchscript"
               hint: did you mean "mlp"?
             run.toml:8: model.hidden: a layer of width 0 lets nothing through
               hint: leave that layer out
@@ -209,7 +209,7 @@ fn tables_and_values_do_not_pass_for_one_another() {
               hint: write `[data]` on a line of its own
             run.toml:3: training: expected a table, not 3
               hint: write `[training]` on a line of its own
-            run.toml:5: model.kind: 3 is none of "linear", "mlp", "dcn_v2"
+            run.toml:5: model.kind: 3 is none of "linear", "mlp", "dcn_v2", "torchscript"
             run.toml:6: model.hidden: expected a list, not a table
               hint: write [128, 64]
             run.toml:7: loss.kind: a table is none of "mse", "bce", "ranknet", "lambdarank", "listnet", "approx_ndcg"
@@ -269,7 +269,7 @@ fn a_bad_value_says_nothing_about_the_keys_beside_it() {
     section(
         "[model]\nkind = 3\n[cluster]\nworkers = \"many\"\nlanes = 0\n",
         expect![[r#"
-        run.toml:6: model.kind: 3 is none of "linear", "mlp", "dcn_v2"
+        run.toml:6: model.kind: 3 is none of "linear", "mlp", "dcn_v2", "torchscript"
         run.toml:8: cluster.workers: expected a whole number, 0 or more, not the text `many`
         run.toml:9: cluster.lanes: must be at least 1, not 0
     "#]],
@@ -306,6 +306,30 @@ fn keys_that_a_kind_has_no_use_for_are_refused() {
         run.toml:8: model.cross_layers: must be at least 1, not 0
     "#]],
     );
+    section(
+        "[model]\nkind = \"torchscript\"\nhidden = [4]\n",
+        expect![[r#"
+        run.toml:7: model.hidden: a `torchscript` model has no use for it
+          hint: it belongs to `mlp` and `dcn_v2`
+        run.toml: model.path: is missing: a `torchscript` model needs it
+          hint: add `path = "model.pt"`: the file that `torch.jit.script(model).save("model.pt")` wrote
+    "#]],
+    );
+    section(
+        "[model]\nkind = \"torchscript\"\npath = \"s3://bucket/model.pt\"\n",
+        expect![[r#"
+        run.toml:7: model.path: must be a file that each worker's machine can open, not an address
+          hint: fetch it first
+    "#]],
+    );
+    section(
+        "[model]\nkind = \"linear\"\npath = \"model.pt\"\n",
+        expect![[r#"
+        run.toml:7: model.path: a `linear` model has no use for it
+          hint: it belongs to `torchscript`; `start_from` begins from a checkpoint's weights
+    "#]],
+    );
+    section("[model]\nkind = \"torchscript\"\npath = \"model.pt\"\nnormalize = \"log1p\"\n", expect![["no problem\n"]]);
     section(
         "[loss]\nkind = \"mse\"\ntemperature = 0.1\ntruncation = 5\n",
         expect![[r#"
@@ -392,6 +416,32 @@ fn numbers_outside_their_range_are_refused() {
 }
 
 #[test]
+fn a_tracker_is_an_address_without_secrets() {
+    let document = |tracking: &str| {
+        format!("name = \"a\"\n[data]\ntrain = \"d\"\n[model]\nkind = \"linear\"\n[tracking]\n{tracking}")
+    };
+    problems(
+        &document("experiment = \" \"\n"),
+        &[],
+        expect![[r#"
+            run.toml:7: tracking.experiment: must not be empty
+              hint: leave the key out to take "lockstep"
+            run.toml: tracking.mlflow: is missing
+              hint: add `mlflow = "http://127.0.0.1:5000"`, or leave `[tracking]` out
+        "#]],
+    );
+    for (url, words) in [
+        ("http://ann:secret@h:5000", "a run's document is kept and shown"),
+        ("h:5000", "`h:5000` is not the address of an MLflow server"),
+        ("sqlite:///mlflow.db", "is not the address of an MLflow server"),
+        ("http://", "is not the address of an MLflow server"),
+    ] {
+        let Err(found) = parse(&document(&format!("mlflow = \"{url}\"\n")), &[]) else { panic!("{url}") };
+        assert!(found.0[0].message.contains(words) && !found.to_string().contains("secret"), "{found}");
+    }
+}
+
+#[test]
 fn data_is_checked_for_columns_that_cannot_be_two_things() {
     problems(
         "name = \".a\"\nseed = 9223372036854775808\n[data]\ntrain = \"\"\nlabel = \"y\"\nquery = \"y\"\nfeatures = [\"a\", \"a\", \"y\"]\nblock_bytes = \"1 KiB\"\nreaders = 0\nread_ahead = 0\n[model]\nkind = \"linear\"\n[training]\nearly_stopping = { metric = \"ndcg@0\" }\n",
@@ -452,6 +502,7 @@ fn what_is_written_reads_back_as_the_same_spec() {
     spec.cluster.join_timeout = Duration::from_millis(90_500);
     spec.checkpoint.every = Every::Time(Duration::from_secs(615));
     spec.checkpoint.initial = true;
+    spec.tracking = Some(Tracking { mlflow: "http://h:5000/mlflow".into(), experiment: "ranking, 2026".into() });
     assert_eq!(parse(&to_toml(&spec), &[]), Ok(spec));
 }
 
@@ -512,4 +563,56 @@ fn the_written_document_reads_well() {
         keep = 3
     "#]]
     .assert_eq(&to_toml(&parse(CONTRACT, &[]).unwrap()));
+}
+
+#[test]
+fn early_stopping_may_go_by_what_people_judged_where_there_are_judgments() {
+    let text = |data: &str, metric: &str| {
+        format!(
+            "name = \"a\"\n[data]\ntrain = \"t\"\n{data}\n[model]\nhidden = [8]\n[training]\nearly_stopping = {{ metric = \"{metric}\" }}\n"
+        )
+    };
+    problems(&text("judgments = \"j\"", "judgments/map"), &[], expect!["no problem\n"]);
+    problems(&text("judgments = \"j\"\nvalidation = \"v\"", "ndcg@10"), &[], expect!["no problem\n"]);
+    problems(
+        &text("validation = \"v\"", "judgments/ndcg@10"),
+        &[],
+        expect![[r#"
+            run.toml:8: training.early_stopping.metric: `judgments/ndcg@10` needs human judgments
+              hint: add `judgments = "data/judged"` under `[data]`, or name a metric of data.validation: "ndcg@10"
+        "#]],
+    );
+    problems(
+        &text("judgments = \"j\"", "ndcg@10"),
+        &[],
+        expect![[r#"
+            run.toml:8: training.early_stopping.metric: `ndcg@10` needs validation data
+              hint: add `validation = "data/validation"` under `[data]`, or write "judgments/ndcg@10"
+        "#]],
+    );
+    problems(
+        &text("judgments = \"\"", "judgments/auc"),
+        &[],
+        expect![[r#"
+            run.toml:4: data.judgments: must not be empty
+              hint: leave the key out to train without human judgments
+            run.toml:8: training.early_stopping.metric: `judgments/auc` is not a metric
+              hint: write "ndcg@10" (or another cut-off), "map" or "mrr"
+        "#]],
+    );
+}
+
+#[test]
+fn the_best_epoch_is_chosen_by_clicks_unless_only_judgments_are_there_or_asked_for() {
+    let best_by = |data: &str, training: &str| {
+        let text =
+            format!("name = \"a\"\n[data]\ntrain = \"t\"\n{data}\n[model]\nhidden = [8]\n[training]\n{training}\n");
+        parse(&text, &[]).unwrap().best_by()
+    };
+    let both = "validation = \"v\"\njudgments = \"j\"";
+    assert_eq!(best_by("", ""), None);
+    assert_eq!(best_by(both, "").as_deref(), Some("ndcg@10"));
+    assert_eq!(best_by("judgments = \"j\"", "").as_deref(), Some("judgments/ndcg@10"));
+    let asked = "early_stopping = { metric = \"judgments/mrr\" }";
+    assert_eq!(best_by(both, asked).as_deref(), Some("judgments/mrr"));
 }

@@ -1,0 +1,418 @@
+//! Carries one run to its server, parcel by parcel, until all of it has arrived.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use proto::{
+    checkpoint::{CheckpointManifest, MANIFEST},
+    v1,
+};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::{Duration, sleep},
+};
+
+use super::{
+    ExportModel, Settings,
+    about::{first_tags, later_tags, parameters, status_word},
+    board::Board,
+    mlflow::{Experiment, Mlflow, Trouble},
+    parcel::pack,
+    patience::pause,
+};
+use crate::{
+    inbox::{Call, Inbox},
+    journal::{Journal, JournalError},
+};
+
+/// Events read from the journal at a time.
+const CHUNK: usize = 256;
+/// Between the first new event and its being sent.
+const GATHER_FOR: Duration = Duration::from_secs(1);
+/// A journal that cannot be read is tried again.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(2);
+
+/// Where a run's artifacts are: the model as MLflow loads it, the checkpoint as Lockstep does.
+pub const MODEL_FOLDER: &str = "model";
+pub const CHECKPOINT_FOLDER: &str = "checkpoint";
+
+pub(super) struct Courier {
+    pub run: String,
+    pub inbox: Inbox,
+    pub journal: Journal,
+    pub settings: Settings,
+    pub durable: watch::Receiver<u64>,
+    pub nudges: watch::Receiver<u64>,
+    pub board: Board,
+    pub at_work: Arc<Semaphore>,
+}
+
+/// What this life of the courier knows beyond the record. Another life does these things again, to no effect.
+#[derive(Default)]
+struct Done {
+    /// Parameters and tags are there.
+    introduced: bool,
+    /// The run's end is.
+    ended: bool,
+    /// Files of its model that are.
+    files: BTreeSet<String>,
+    /// Its best checkpoint as a model, and what is wrong with that.
+    model: Option<Model>,
+}
+
+/// How far one try has come.
+enum Came {
+    Through,
+    /// There is nothing to send before the run goes on.
+    Nothing,
+    ToItsEnd,
+}
+
+/// Why one try came no further.
+enum Stopped {
+    Trouble(Trouble),
+    Journal(JournalError),
+    /// The coordinator is going away.
+    Dismissed,
+}
+
+impl From<Trouble> for Stopped {
+    fn from(trouble: Trouble) -> Self {
+        Self::Trouble(trouble)
+    }
+}
+
+/// Failed tries in a row, since something went through.
+#[derive(Default)]
+struct Outage {
+    failures: u32,
+    deliveries: u64,
+    /// Those who watch have been told.
+    said: bool,
+}
+
+impl Courier {
+    /// Until the run has arrived, or the coordinator goes.
+    pub async fn deliver(mut self) {
+        let Some((mut record, mlflow)) = self.begin().await else { return };
+        let mut outage = Outage::default();
+        let mut done = Done::default();
+        loop {
+            let nudge = *self.nudges.borrow_and_update();
+            let tried = match Arc::clone(&self.at_work).acquire_owned().await {
+                Ok(_permit) => self.try_once(&mlflow, &mut record, &mut done).await,
+                Err(_) => return,
+            };
+            match tried {
+                Ok(Came::Through) => self.through(&mlflow, &mut outage).await,
+                Ok(Came::Nothing) => {
+                    if self.durable.changed().await.is_err() {
+                        return;
+                    }
+                    // Events come in swarms, and go together.
+                    tokio::select! {
+                        () = sleep(GATHER_FOR) => {}
+                        _ = self.nudges.changed() => {}
+                    }
+                }
+                Ok(Came::ToItsEnd) => {
+                    self.through(&mlflow, &mut outage).await;
+                    tracing::info!(run = %self.run, url = mlflow.url(), "all of the run is tracked");
+                    return self.board.done(&self.run);
+                }
+                Err(Stopped::Dismissed | Stopped::Journal(JournalError::Closed)) => return,
+                Err(Stopped::Journal(error)) => {
+                    tracing::error!(run = %self.run, %error, "what is to be tracked cannot be read, trying again");
+                    sleep(READ_AGAIN_AFTER).await;
+                }
+                Err(Stopped::Trouble(trouble)) => self.wait_out(&mlflow, trouble, &mut outage, nudge).await,
+            }
+        }
+    }
+
+    /// The record is written just before, or at the same time as, the run is handed over.
+    async fn begin(&mut self) -> Option<(v1::Tracking, Mlflow)> {
+        let record = loop {
+            match self.read(|journal, run| journal.tracking(run)).await {
+                Ok(Some(record)) => break record,
+                Ok(None) => self.durable.changed().await.ok()?,
+                Err(Stopped::Journal(JournalError::Closed) | Stopped::Dismissed) => return None,
+                Err(_) => sleep(READ_AGAIN_AFTER).await,
+            }
+        };
+        match Mlflow::new(&record.url, self.settings.credentials.clone()) {
+            Ok(mlflow) => Some((record, mlflow)),
+            Err(trouble) => {
+                tracing::error!(run = %self.run, %trouble, "the run cannot be tracked");
+                self.warn(format!("tracking: {trouble}")).await;
+                self.board.stuck(&self.run, trouble.to_string(), u64::MAX);
+                None
+            }
+        }
+    }
+
+    async fn try_once(&mut self, mlflow: &Mlflow, record: &mut v1::Tracking, done: &mut Done) -> Result<Came, Stopped> {
+        let status = self.read(|journal, run| journal.run(run)).await?.unwrap_or_default();
+        if record.mlflow_run_id.is_empty() {
+            *done = Done::default();
+            self.find_or_make(mlflow, record, &status).await?;
+            self.save(record).await?;
+        }
+        // Before the first event, once.
+        if !done.introduced && record.after_sequence == 0 {
+            let (parameters, tags) = (parameters(&status.spec_toml), first_tags(&status));
+            let told = mlflow.log(&record.mlflow_run_id, &[], &parameters, &tags).await;
+            self.unless_forgotten(told, record).await?;
+            done.introduced = true;
+        }
+        let over = status.ended_unix_micros > 0;
+        let through = if over { u64::MAX } else { *self.durable.borrow_and_update() };
+        let after = record.after_sequence;
+        let mut events = self.read(move |journal, run| journal.events(run, after, CHUNK)).await?;
+        // What is not on disk yet may never have happened.
+        events.retain(|event| event.unix_micros <= through);
+        match pack(&events) {
+            Some(parcel) => {
+                let tags = if parcel.tells_more { later_tags(&status) } else { Default::default() };
+                let told = mlflow.log(&record.mlflow_run_id, &parcel.points, &Default::default(), &tags).await;
+                self.unless_forgotten(told, record).await?;
+                record.after_sequence = parcel.through;
+                self.save(record).await?;
+                Ok(Came::Through)
+            }
+            None if over => {
+                self.end(mlflow, record, &status, done).await?;
+                record.done = true;
+                self.save(record).await?;
+                Ok(Came::ToItsEnd)
+            }
+            None => Ok(Came::Nothing),
+        }
+    }
+
+    async fn find_or_make(
+        &self,
+        mlflow: &Mlflow,
+        record: &mut v1::Tracking,
+        status: &v1::RunStatus,
+    ) -> Result<(), Stopped> {
+        let experiment = experiment(mlflow, &record.experiment).await?;
+        let run = match mlflow.run_of(&experiment.id, &self.run).await? {
+            Some(run) => run,
+            None => {
+                let start_millis = status.created_unix_micros / 1000;
+                mlflow.create_run(&experiment.id, &status.name, start_millis, &first_tags(status)).await?
+            }
+        };
+        (record.experiment_id, record.mlflow_run_id, record.artifact_uri) = (experiment.id, run.id, run.artifact_uri);
+        Ok(())
+    }
+
+    /// A server that has forgotten the run is told all of it again.
+    async fn unless_forgotten(&self, answer: Result<(), Trouble>, record: &mut v1::Tracking) -> Result<(), Stopped> {
+        if let Err(Trouble::Gone(_)) = &answer {
+            record.mlflow_run_id.clear();
+            record.after_sequence = 0;
+            self.save(record).await?;
+        }
+        Ok(answer?)
+    }
+
+    /// The run is over; then what it leaves behind: its best checkpoint and the model of that. What can never succeed is a remark, the rest
+    /// is tried again.
+    async fn end(
+        &self,
+        mlflow: &Mlflow,
+        record: &mut v1::Tracking,
+        status: &v1::RunStatus,
+        done: &mut Done,
+    ) -> Result<(), Stopped> {
+        if !done.ended {
+            let end_millis = status.ended_unix_micros / 1000;
+            let told = mlflow.end_run(&record.mlflow_run_id, status_word(status.phase()), end_millis).await;
+            self.unless_forgotten(told, record).await?;
+            done.ended = true;
+            self.board.delivered(&self.run);
+        }
+        let Some(best) = &status.best else {
+            record.standing = "all has arrived; the run left no checkpoint".into();
+            return Ok(());
+        };
+        if done.model.is_none() {
+            done.model = Some(Model::of(PathBuf::from(&best.path), self.settings.export.clone()).await);
+        }
+        let mut remark = done.model.as_ref().map(|model| model.remark.clone()).unwrap_or_default();
+        for (path, file) in done.model.iter().flat_map(|model| &model.files) {
+            if done.files.contains(path) {
+                continue;
+            }
+            match mlflow.upload(&record.artifact_uri, path, file).await {
+                Ok(()) => {
+                    done.files.insert(path.clone());
+                    self.board.delivered(&self.run);
+                }
+                Err(Trouble::Rejected(why)) => {
+                    remark = format!("`{path}` could not be handed over: {why}");
+                    break;
+                }
+                Err(trouble) => return Err(trouble.into()),
+            }
+        }
+        record.standing = match remark.as_str() {
+            "" => "all has arrived, the best model too".into(),
+            remark => {
+                tracing::info!(run = %self.run, remark, "the model is not altogether tracked");
+                let standing = format!("all has arrived, but {remark}");
+                self.board.remark(&self.run, &standing);
+                standing
+            }
+        };
+        Ok(())
+    }
+
+    async fn through(&self, mlflow: &Mlflow, outage: &mut Outage) {
+        self.board.delivered(&self.run);
+        if std::mem::take(outage).said {
+            self.warn(format!(
+                "tracking goes on: MLflow at {} takes the run again, what waited is being sent",
+                mlflow.url()
+            ))
+            .await;
+        }
+    }
+
+    /// Says once what is wrong, then waits for its time or for a nudge.
+    async fn wait_out(&mut self, mlflow: &Mlflow, trouble: Trouble, outage: &mut Outage, nudge: u64) {
+        let deliveries = self.board.standing(&self.run).map_or(0, |standing| standing.deliveries);
+        if deliveries != std::mem::replace(&mut outage.deliveries, deliveries) {
+            outage.failures = 0;
+        }
+        outage.failures += 1;
+        let chance = (ulid::Ulid::new().random() % 1000) as f64 / 1000.0;
+        let pause = pause(&trouble, outage.failures, chance);
+        tracing::debug!(run = %self.run, %trouble, ?pause, "tracker did not take a parcel");
+        let next = format!("{trouble}, next try in {} s", pause.as_secs_f64().ceil());
+        self.board.stuck(&self.run, next, nudge);
+        if !std::mem::replace(&mut outage.said, true) {
+            let hint = match trouble.hint() {
+                "" => String::new(),
+                hint => format!(" ({hint})"),
+            };
+            tracing::info!(run = %self.run, url = mlflow.url(), %trouble, "tracker does not take the run");
+            self.warn(format!(
+                "tracking: MLflow at {}: {trouble}{hint}; training goes on, what it could not take is kept and sent later",
+                mlflow.url()
+            ))
+            .await;
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            _ = self.nudges.changed() => {}
+        }
+    }
+
+    async fn warn(&self, message: String) {
+        self.inbox.tell(Call::Warn { run: self.run.clone(), message }).await;
+    }
+
+    async fn save(&self, record: &v1::Tracking) -> Result<(), Stopped> {
+        let (run, tracking) = (self.run.clone(), Box::new(record.clone()));
+        self.inbox.ask(|reply| Call::Tracked { run, tracking, reply }).await.map_err(|_| Stopped::Dismissed)
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Journal, &str) -> Result<T, JournalError> + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let (journal, run) = (self.journal.clone(), self.run.clone());
+        match tokio::task::spawn_blocking(move || read(&journal, &run)).await {
+            Ok(read) => read.map_err(Stopped::Journal),
+            Err(_) => Err(Stopped::Dismissed),
+        }
+    }
+}
+
+/// The experiment of this name, made where there is none.
+async fn experiment(mlflow: &Mlflow, name: &str) -> Result<Experiment, Trouble> {
+    let found = match mlflow.experiment(name).await? {
+        Some(found) => Some(found),
+        None => match mlflow.create_experiment(name).await? {
+            Some(made) => Some(made),
+            None => mlflow.experiment(name).await?,
+        },
+    };
+    match found {
+        Some(experiment) if experiment.deleted => Err(Trouble::Rejected(format!(
+            "experiment `{name}` was deleted: restore it (`mlflow experiments restore --experiment-id {}`), or set another \
+             `tracking.experiment`",
+            experiment.id
+        ))),
+        Some(experiment) => Ok(experiment),
+        None => Err(Trouble::Rejected(format!("experiment `{name}` can neither be found nor made"))),
+    }
+}
+
+/// What is uploaded of a checkpoint, by its path among the artifacts.
+struct Model {
+    files: BTreeMap<String, PathBuf>,
+    /// What is not among them, and why.
+    remark: String,
+    /// Holds what was exported.
+    _exported: Option<tempfile::TempDir>,
+}
+
+impl Model {
+    async fn of(checkpoint: PathBuf, export: Option<Arc<ExportModel>>) -> Self {
+        let nothing = |remark: String| Self { files: BTreeMap::new(), remark, _exported: None };
+        let gathered = tokio::task::spawn_blocking(move || Self::gather(&checkpoint, export.as_deref()));
+        gathered.await.unwrap_or_else(|_| nothing("gathering its best model broke off".into()))
+    }
+
+    fn gather(checkpoint: &Path, export: Option<&ExportModel>) -> Self {
+        let mut files = BTreeMap::new();
+        let manifest = std::fs::read(checkpoint.join(MANIFEST)).ok();
+        let Some(manifest) = manifest.and_then(|text| serde_json::from_slice::<CheckpointManifest>(&text).ok()) else {
+            let remark = format!("its best checkpoint, `{}`, is not there any more", checkpoint.display());
+            return Self { files, remark, _exported: None };
+        };
+        for name in manifest.files.iter().map(|file| file.name.as_str()).chain([MANIFEST]) {
+            files.insert(format!("{CHECKPOINT_FOLDER}/{name}"), checkpoint.join(name));
+        }
+        let exported = match export {
+            None => Err("there is no `lockstep-worker` here to make an MLflow model of its best checkpoint".to_owned()),
+            Some(export) => exported(export, checkpoint, &mut files)
+                .map_err(|why| format!("no MLflow model could be made of its best checkpoint: {why}")),
+        };
+        match exported {
+            Ok(folder) => Self { files, remark: String::new(), _exported: Some(folder) },
+            Err(remark) => Self { files, remark, _exported: None },
+        }
+    }
+}
+
+fn exported(
+    export: &ExportModel,
+    checkpoint: &Path,
+    files: &mut BTreeMap<String, PathBuf>,
+) -> Result<tempfile::TempDir, String> {
+    let folder = tempfile::tempdir().map_err(|error| format!("no folder for it: {error}"))?;
+    let model = folder.path().join(MODEL_FOLDER);
+    export(checkpoint, &model)?;
+    files_in(folder.path(), &model, files).map_err(|error| format!("`{}`: {error}", model.display()))?;
+    Ok(folder)
+}
+
+fn files_in(root: &Path, folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files_in(root, &path, files)?;
+        } else if let Some(name) = path.strip_prefix(root).ok().and_then(Path::to_str) {
+            files.insert(name.to_owned(), path);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,293 @@
+//! A model that its user scripted in PyTorch. Its parameters live in the flat buffer like any model's; its backward pass is autograd's.
+//!
+//! What would break a promise is found before the first step, on a few made-up rows, and refused by name: scores that depend on other
+//! rows (a batch is dealt among workers and cut in pieces), chance, and state that changes beside the parameters.
+
+use std::sync::Arc;
+
+use dataset::seeded;
+use tch::{Device, Kind, Tensor};
+
+use crate::{
+    parameters::{Named, Parameters},
+    torchscript::{self, Script, ScriptError},
+};
+
+/// Why a module cannot be trained: reads on after "the module `model.pt` ".
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Unfit {
+    pub message: String,
+    pub hint: &'static str,
+}
+
+fn unfit(message: impl Into<String>, hint: &'static str) -> Unfit {
+    Unfit { message: message.into(), hint }
+}
+
+/// How a failure of the module on real rows begins; it ends the thread that computes, as libtorch's own failures do.
+pub const RAISED: &str = "the scripted module failed: ";
+
+/// Rows that a module is tried on.
+const PROBE_ROWS: usize = 6;
+/// Kernels round differently for different numbers of rows; dependence on another row shows far above this.
+const PROBE_TOLERANCE: f64 = 1e-4;
+
+const WANTED_FORWARD: &str =
+    "write `def forward(self, x: Tensor) -> Tensor`: raw features [rows, features] in, scores [rows] or [rows, 1] out";
+const WANTED_GRADIENT: &str =
+    "leave out what the scores do not depend on, or register it as a buffer: `self.register_buffer(name, tensor)`";
+
+/// A scripted module, in evaluation mode.
+#[derive(Clone, Debug)]
+pub(super) struct Scripted {
+    script: Arc<Script>,
+    file: Arc<[u8]>,
+    units: usize,
+}
+
+impl Scripted {
+    /// From the bytes of a TorchScript file, for rows of `features`; its parameters as the file has them.
+    pub fn load(file: Arc<[u8]>, features: usize, device: Device) -> Result<(Self, Parameters), Unfit> {
+        let mut script = load(&file)?;
+        let mut parameters = sound_parameters(&script)?;
+        try_out(&mut script, &parameters, features)?;
+        let flat = Parameters::of(&parameters, device);
+        for (index, (_, parameter)) in parameters.iter_mut().enumerate() {
+            let (value, gradient) = flat.view(index);
+            torchscript::rehouse(parameter, &value, &gradient).map_err(failed)?;
+        }
+        let units = units(&parameters, features);
+        Ok((Self { script: Arc::new(script), file, units }, flat))
+    }
+
+    /// One that is not to be trained, so that how it would train is no matter.
+    pub fn finished(file: Arc<[u8]>, features: usize) -> Result<Self, Unfit> {
+        let mut script = load(&file)?;
+        script.train(false).map_err(failed)?;
+        let x = made_up_rows(features);
+        let scores = probe(&script, &x, false)?;
+        refuse_company(&script, &x, &scores)?;
+        let units = units(&script.parameters().map_err(failed)?, features);
+        Ok(Self { script: Arc::new(script), file, units })
+    }
+
+    pub fn features_of(file: &[u8]) -> Result<Option<Vec<String>>, Unfit> {
+        Ok(load(file)?.strings("features"))
+    }
+
+    /// The file that it came from.
+    pub fn file(&self) -> &Arc<[u8]> {
+        &self.file
+    }
+
+    /// Numbers that a forward pass makes of a row, as far as the shapes of its matrices tell.
+    pub fn units(&self) -> usize {
+        self.units
+    }
+
+    /// Scores [n] of normalised rows; with `with_gradient` for [`backward`](Self::backward).
+    pub fn forward(&self, x: &Tensor, with_gradient: bool) -> Tensor {
+        let scores = self.script.forward(x, with_gradient).unwrap_or_else(|error| raise(&error.to_string()));
+        match flat(&scores, x.size()[0], with_gradient) {
+            Some(scores) => scores,
+            None => raise(&format!("it gave scores of shape {:?} for {} rows", scores.size(), x.size()[0])),
+        }
+    }
+
+    pub fn backward(&self, scores: &Tensor, gradient: &Tensor) {
+        torchscript::backward(scores, gradient).unwrap_or_else(|error| raise(&error.to_string()));
+    }
+}
+
+fn units(parameters: &[Named], features: usize) -> usize {
+    let wide = parameters.iter().filter(|(_, tensor)| tensor.dim() > 1);
+    features + wide.map(|(_, tensor)| tensor.size()[0] as usize).sum::<usize>()
+}
+
+fn failed(error: ScriptError) -> Unfit {
+    unfit(format!("failed: {error}"), "does it work in PyTorch 2.11, which it is run by here?")
+}
+
+fn raise(error: &str) -> ! {
+    panic!("{RAISED}{error}")
+}
+
+/// As [n], where that is what they are.
+fn flat(scores: &Tensor, rows: i64, with_gradient: bool) -> Option<Tensor> {
+    let reshape = || match scores.size()[..] {
+        [n] if n == rows => Some(scores.shallow_clone()),
+        [n, 1] if n == rows => Some(scores.squeeze_dim(1)),
+        _ => None,
+    };
+    if with_gradient { tch::with_grad(reshape) } else { reshape() }
+}
+
+fn load(file: &[u8]) -> Result<Script, Unfit> {
+    let script = Script::load(file).map_err(|error| {
+        unfit(
+            format!("is not a TorchScript module: {error}"),
+            "save it with `torch.jit.script(model).save(\"model.pt\")`; `torch.save` writes something else",
+        )
+    })?;
+    let signature = script.signature().map_err(|error| unfit(format!("has no forward: {error}"), WANTED_FORWARD))?;
+    let [takes] = &signature.required[..] else {
+        return Err(unfit(
+            format!("has a forward that takes ({}), not one Tensor", signature.required.join(", ")),
+            WANTED_FORWARD,
+        ));
+    };
+    if !takes.ends_with(": Tensor") {
+        return Err(unfit(format!("has a forward that takes `{takes}`, not a Tensor"), WANTED_FORWARD));
+    }
+    if signature.returns != ["Tensor"] {
+        return Err(unfit(
+            format!("has a forward that returns {}, not a Tensor", signature.returns.join(", ")),
+            WANTED_FORWARD,
+        ));
+    }
+    if let Some(attribute) = signature.assigned.first() {
+        return Err(unfit(
+            format!("assigns to its attribute `{attribute}` in forward"),
+            "state that changes in training beside the parameters is not kept in step among workers: leave it out",
+        ));
+    }
+    Ok(script)
+}
+
+/// The parameters, each f32, finite, and memory of its own.
+fn sound_parameters(script: &Script) -> Result<Vec<Named>, Unfit> {
+    let parameters = script.parameters().map_err(failed)?;
+    if parameters.is_empty() {
+        return Err(unfit("has no parameters to train", "were they replaced by constants? do not freeze it"));
+    }
+    for (index, (name, tensor)) in parameters.iter().enumerate() {
+        if tensor.kind() != Kind::Float {
+            return Err(unfit(
+                format!("has a parameter `{name}` of {:?}, not of float32", tensor.kind()),
+                "call `model.float()` before scripting it",
+            ));
+        }
+        if tensor.isfinite().all().int64_value(&[]) == 0 {
+            return Err(unfit(
+                format!("has a parameter `{name}` that holds NaN or an infinity"),
+                "give it finite first values",
+            ));
+        }
+        if !tensor.requires_grad() {
+            return Err(unfit(format!("has a parameter `{name}` that requires no gradient"), WANTED_GRADIENT));
+        }
+        if name.starts_with("normalize.") {
+            return Err(unfit(
+                format!("has a parameter `{name}`, whose name is the normalisation's"),
+                "call it otherwise",
+            ));
+        }
+        let here = |tensor: &Tensor| tensor.numel() > 0;
+        let same = |(_, other): &&Named| here(other) && other.data_ptr() == tensor.data_ptr();
+        if let Some((other, _)) = parameters[..index].iter().find(same) {
+            return Err(unfit(
+                format!("has parameters `{other}` and `{name}` in the same memory"),
+                "use the one parameter in both places",
+            ));
+        }
+    }
+    Ok(parameters)
+}
+
+/// Scores made-up rows in every way that matters, and looks at what comes of it. Leaves the module in evaluation mode.
+fn try_out(script: &mut Script, parameters: &[Named], features: usize) -> Result<(), Unfit> {
+    let x = made_up_rows(features);
+    let before: Vec<Named> = copies(script.buffers().map_err(failed)?);
+    script.train(true).map_err(failed)?;
+    let scores = probe(script, &x, true)?;
+    let after = script.buffers().map_err(failed)?;
+    if let Some(((name, _), _)) = before.iter().zip(&after).find(|((_, before), (_, after))| !same(before, after, 0.0))
+    {
+        return Err(unfit(
+            format!("changes its buffer `{name}` in training, as BatchNorm does its running statistics"),
+            "such state is not kept in step among workers: take LayerNorm, or model.normalize for the features",
+        ));
+    }
+    if !same(&scores, &probe(script, &x, false)?, 0.0) {
+        let random = script.signature().map(|signature| signature.random).unwrap_or_default();
+        return Err(unfit(
+            format!("scores the same rows differently from call to call ({})", random.join(", ")),
+            "chance inside a module cannot be repeated by another number of workers: script it without dropout",
+        ));
+    }
+    script.train(false).map_err(failed)?;
+    if !same(&scores, &probe(script, &x, false)?, PROBE_TOLERANCE) {
+        return Err(unfit(
+            "scores differently in training and in evaluation mode",
+            "it is trained in evaluation mode: what depends on `self.training` has no place in it",
+        ));
+    }
+    refuse_company(script, &x, &scores)?;
+    if !scores.requires_grad() {
+        return Err(unfit("gives scores that do not depend on its parameters", "was it detached, or under no_grad?"));
+    }
+    torchscript::backward(&scores, &scores.detach().ones_like()).map_err(failed)?;
+    let without: Vec<_> = parameters.iter().filter(|(_, tensor)| !tensor.grad().defined()).collect();
+    if !without.is_empty() {
+        let names: Vec<_> = without.iter().map(|(name, _)| format!("`{name}`")).collect();
+        let plural = if names.len() == 1 { "a parameter" } else { "parameters" };
+        return Err(unfit(format!("has {plural} that no gradient reaches: {}", names.join(", ")), WANTED_GRADIENT));
+    }
+    Ok(())
+}
+
+fn made_up_rows(features: usize) -> Tensor {
+    let mut stream = seeded::Stream::new(&[features as u64, 0x9706]);
+    let rows: Vec<f32> = (0..PROBE_ROWS * features).map(|_| stream.unit() as f32).collect();
+    Tensor::from_slice(&rows).view([PROBE_ROWS as i64, features as i64])
+}
+
+/// A row's score must not depend on the rows beside it.
+fn refuse_company(script: &Script, x: &Tensor, scores: &Tensor) -> Result<(), Unfit> {
+    let alone = probe(script, &x.narrow(0, 0, 2), false)?;
+    if same(&scores.narrow(0, 0, 2), &alone, PROBE_TOLERANCE) {
+        return Ok(());
+    }
+    Err(unfit(
+        "gives a row another score when other rows come with it",
+        "a row's score must follow from its features alone: work along dimension 1, not 0",
+    ))
+}
+
+/// Scores of rows, in the shape and of the kind that they must have.
+fn probe(script: &Script, x: &Tensor, with_gradient: bool) -> Result<Tensor, Unfit> {
+    let size = x.size();
+    // It may write to what it is given.
+    let scores = script.forward(&x.copy(), with_gradient).map_err(|error| {
+        unfit(
+            format!("fails on {} rows of the data's {} features: {error}", size[0], size[1]),
+            "does its first layer take as many features as the data has?",
+        )
+    })?;
+    if scores.kind() != Kind::Float {
+        return Err(unfit(format!("gives scores of {:?}, not of float32", scores.kind()), WANTED_FORWARD));
+    }
+    flat(&scores, size[0], with_gradient).ok_or_else(|| {
+        let (rows, shape) = (size[0], scores.size());
+        unfit(format!("gives scores of shape {shape:?} for {rows} rows, not [{rows}] or [{rows}, 1]"), WANTED_FORWARD)
+    })
+}
+
+fn copies(named: Vec<Named>) -> Vec<Named> {
+    named.into_iter().map(|(name, tensor)| (name, tensor.detach().copy())).collect()
+}
+
+/// Equal within `tolerance` of their size, or not finite in the same places.
+fn same(one: &Tensor, other: &Tensor, tolerance: f64) -> bool {
+    one.size() == other.size()
+        && one.detach().to_kind(Kind::Double).allclose(
+            &other.detach().to_kind(Kind::Double),
+            tolerance,
+            tolerance,
+            true,
+        )
+}
+
+#[cfg(test)]
+mod tests;
