@@ -7,6 +7,7 @@ mod collect;
 mod datasets;
 mod document;
 mod errors;
+mod evaluate;
 mod json;
 mod judge;
 mod logs;
@@ -56,6 +57,8 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Verb::Split(args) => datasets::split(args),
         Verb::Inspect(args) => datasets::inspect(args),
         Verb::Prepare(args) => prepare::prepare(*args),
+        Verb::Evaluate(args) => evaluate::evaluate(*args),
+        Verb::Compare(args) => evaluate::compare(*args),
         Verb::Worker(args) => Err(children::become_worker(&args)),
         verb => run_async(async {
             match verb {
@@ -80,6 +83,8 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
                 | Verb::Split(_)
                 | Verb::Inspect(_)
                 | Verb::Prepare(_)
+                | Verb::Evaluate(_)
+                | Verb::Compare(_)
                 | Verb::Worker(_) => unreachable!("carried out above, without a runtime"),
             }
         }),
