@@ -84,13 +84,16 @@ impl CsvBatches {
         match std::str::from_utf8(&self.record[at]) {
             Ok("") => Err(self.wrong(at, line, "the value is missing").with_hint("fill it in, or drop the line")),
             Ok(text) => Ok(text),
-            Err(_) => Err(self.wrong(at, line, "the text is not UTF-8")),
+            Err(_) => Err(self.wrong(at, line, "the text is not UTF-8").with_hint("write the file as UTF-8")),
         }
     }
 
     fn number<T: std::str::FromStr>(&self, at: usize, line: u64) -> Result<T, PipelineError> {
         let text = self.text(at, line)?.trim();
-        text.parse().map_err(|_| self.wrong(at, line, &format!("`{text}` is not a number")))
+        text.parse().map_err(|_| {
+            self.wrong(at, line, &format!("`{text}` is not a number"))
+                .with_hint("labels and scores are numbers; name other columns with --label and --score")
+        })
     }
 
     fn wrong(&self, at: usize, line: u64, what: &str) -> PipelineError {

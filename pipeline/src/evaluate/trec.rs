@@ -135,9 +135,7 @@ fn read_qrels(path: &Path, options: &EvaluateOptions) -> Result<HashMap<Box<str>
     lines(path, "query iteration document relevance", |fields: [&str; 4], line| {
         let [query, _, document, label] = fields;
         let place = || format!("{} line {line}", shown(path));
-        let label: f32 = label
-            .parse()
-            .map_err(|_| PipelineError::data(format!("{}: the relevance `{label}` is not a number", place())))?;
+        let label: f32 = label.parse().map_err(|_| not_a_number(&place(), "relevance", label))?;
         if !range.contains(label) {
             return Err(wrong_label(&place(), label, &range));
         }
@@ -166,9 +164,7 @@ fn read_run(path: &Path) -> Result<Vec<(Box<str>, Vec<(Box<str>, f64)>)>, Pipeli
     lines(path, "query Q0 document rank score tag", |fields: [&str; 6], line| {
         let [query, _, document, _, score, _] = fields;
         let place = || format!("{} line {line}", shown(path));
-        let score: f64 = score
-            .parse()
-            .map_err(|_| PipelineError::data(format!("{}: the score `{score}` is not a number", place())))?;
+        let score: f64 = score.parse().map_err(|_| not_a_number(&place(), "score", score))?;
         if !score.is_finite() {
             return Err(wrong_score(&place(), score));
         }
@@ -194,6 +190,12 @@ fn read_run(path: &Path) -> Result<Vec<(Box<str>, Vec<(Box<str>, f64)>)>, Pipeli
         }
     })?;
     Ok(run)
+}
+
+fn not_a_number(place: &str, what: &str, text: &str) -> PipelineError {
+    PipelineError::data(format!("{place}: the {what} `{text}` is not a number")).with_hint(
+        "the fields of qrels are `query iteration document relevance`, of runs `query Q0 document rank score tag`",
+    )
 }
 
 fn twice(place: &str, query: &str, document: &str, first: u64, what: &str, hint: &str) -> PipelineError {
