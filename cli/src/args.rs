@@ -4,6 +4,7 @@ mod collect;
 mod datasets;
 mod experiments;
 mod export;
+mod evaluate;
 mod judge;
 mod logs;
 mod prepare;
@@ -18,10 +19,14 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub use collect::CollectArgs;
 pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels, Layout, OutputArgs, SplitArgs};
 pub use experiments::{
-    AbTestArgs, Counterfactual, CounterfactualActionsArgs, CounterfactualClicksArgs, GainWord, LimitArgs,
-    ListWeightsWord, RewardWord, UnitWord, WithoutUser,
+    AbTestArgs, Counterfactual, CounterfactualActionsArgs, CounterfactualClicksArgs, LimitArgs, ListWeightsWord,
+    RewardWord, UnitWord, WithoutUser, WorthWord,
 };
 pub use export::ExportArgs;
+pub use evaluate::{
+    ColumnArgs, CompareArgs, ConventionArgs, EmptyWord, EvaluateArgs, GainWord, MapDenominatorWord, NegativeWord,
+    PrecisionDenominatorWord, TiesWord,
+};
 pub use judge::{AggregateArgs, CreateArgs, Judge, JudgeMethod, PlatformArgs, PullArgs};
 pub use logs::{ClickModel, ImportLogs, Logs, SimulateArgs, UbiArgs, Unknown};
 pub use prepare::{EngineVerb, ExecutorArgs, JoinWord, LabelWord, MissingWord, PrepareArgs, WeightWord};
@@ -82,6 +87,10 @@ pub enum Verb {
     Abtest(Box<AbTestArgs>),
     /// Score a dataset with a model.
     Score(ScoreArgs),
+    /// How good a ranking is: of a file of predictions, or of a TREC qrels and run pair.
+    Evaluate(Box<EvaluateArgs>),
+    /// Whether one ranking is better than another, and where.
+    Compare(Box<CompareArgs>),
     /// Run a standing coordinator.
     Coordinator(CoordinatorArgs),
     /// Run one worker for a standing coordinator.

@@ -17,7 +17,7 @@ use ranking::{
 
 use crate::{
     args::{
-        AbTestArgs, CounterfactualActionsArgs, CounterfactualClicksArgs, GainWord, LimitArgs, ListWeightsWord,
+        AbTestArgs, CounterfactualActionsArgs, CounterfactualClicksArgs, WorthWord, LimitArgs, ListWeightsWord,
         RewardWord, UnitWord, WithoutUser,
     },
     datasets::report_as,
@@ -26,8 +26,8 @@ use crate::{
 
 pub async fn clicks(args: CounterfactualClicksArgs) -> Result<ExitCode, Fault> {
     let gain = match args.gain {
-        GainWord::Clicks => Gain::Clicks,
-        GainWord::Dcg => Gain::Dcg,
+        WorthWord::Clicks => Gain::Clicks,
+        WorthWord::Dcg => Gain::Dcg,
     };
     let weights = match (args.weights, args.propensities) {
         (ListWeightsWord::Examination, None) => {

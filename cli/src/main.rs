@@ -9,6 +9,7 @@ mod document;
 mod errors;
 mod experiments;
 mod export;
+mod evaluate;
 mod json;
 mod judge;
 mod logs;
@@ -64,6 +65,8 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Verb::Prepare(args) => prepare::prepare(*args),
         Verb::Counterfactual(Counterfactual::Actions(args)) => experiments::actions(args),
         Verb::Score(scoring) => score::score(&scoring, args.log.as_deref().unwrap_or(quiet)),
+        Verb::Evaluate(args) => evaluate::evaluate(*args),
+        Verb::Compare(args) => evaluate::compare(*args),
         Verb::Worker(args) => Err(children::become_worker(&args)),
         Verb::Export(export) => export::export(&export, args.log.as_deref().unwrap_or(quiet)),
         verb => run_async(async {
@@ -95,7 +98,9 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
                 | Verb::Counterfactual(Counterfactual::Actions(_))
                 | Verb::Score(_)
                 | Verb::Worker(_)
-                | Verb::Export(_) => unreachable!("carried out above, without a runtime"),
+                | Verb::Export(_)
+                | Verb::Evaluate(_)
+                | Verb::Compare(_) => unreachable!("carried out above, without a runtime"),
             }
         }),
     }

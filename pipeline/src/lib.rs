@@ -15,6 +15,7 @@ pub mod abtest;
 pub mod collect;
 pub mod counterfactual;
 pub mod engine;
+pub mod evaluate;
 pub mod generate;
 pub mod import;
 pub mod inspect;

@@ -35,8 +35,8 @@ pub struct CounterfactualClicksArgs {
     #[arg(long, value_name = "FILE")]
     pub propensities: Option<String>,
     /// What a reward is worth at a position. `dcg` is for `--weights examination`.
-    #[arg(long, value_enum, default_value_t = GainWord::Clicks)]
-    pub gain: GainWord,
+    #[arg(long, value_enum, default_value_t = WorthWord::Clicks)]
+    pub gain: WorthWord,
     /// What is earned.
     #[arg(long, value_enum, default_value_t = RewardWord::Click)]
     pub reward: RewardWord,
@@ -97,7 +97,7 @@ pub enum ListWeightsWord {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum GainWord {
+pub enum WorthWord {
     /// The reward that is seen there: the estimate is of rewards a search.
     Clicks,
     /// 1 / log2(1 + position): the estimate is of the DCG of what is wanted.

@@ -7,6 +7,7 @@ mod collect;
 mod debiasing;
 mod engine;
 mod experiments;
+mod evaluation;
 mod foreign_clients;
 mod judge;
 mod models;
