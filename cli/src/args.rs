@@ -2,6 +2,7 @@
 
 mod collect;
 mod datasets;
+mod evaluate;
 mod judge;
 mod logs;
 mod prepare;
@@ -14,6 +15,10 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub use collect::CollectArgs;
 pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels, Layout, OutputArgs, SplitArgs};
+pub use evaluate::{
+    ColumnArgs, CompareArgs, ConventionArgs, EmptyWord, EvaluateArgs, GainWord, MapDenominatorWord, NegativeWord,
+    PrecisionDenominatorWord, TiesWord,
+};
 pub use judge::{AggregateArgs, CreateArgs, Judge, JudgeMethod, PlatformArgs, PullArgs};
 pub use logs::{ClickModel, ImportLogs, Logs, SimulateArgs, UbiArgs, Unknown};
 pub use prepare::{EngineVerb, ExecutorArgs, JoinWord, LabelWord, MissingWord, PrepareArgs, WeightWord};
@@ -65,6 +70,10 @@ pub enum Verb {
     Propensity(Propensity),
     /// Score a dataset with a model.
     Score(ScoreArgs),
+    /// How good a ranking is: of a file of predictions, or of a TREC qrels and run pair.
+    Evaluate(Box<EvaluateArgs>),
+    /// Whether one ranking is better than another, and where.
+    Compare(Box<CompareArgs>),
     /// Run a standing coordinator.
     Coordinator(CoordinatorArgs),
     /// Run one worker for a standing coordinator.

@@ -7,6 +7,7 @@ mod collect;
 mod datasets;
 mod document;
 mod errors;
+mod evaluate;
 mod json;
 mod judge;
 mod logs;
@@ -49,7 +50,8 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Verb::Train(_) => "error",
         _ => "warn",
     };
-    log_to_stderr(args.log.as_deref().unwrap_or(quiet))?;
+    let log = args.log.as_deref().unwrap_or(quiet);
+    log_to_stderr(log)?;
     match args.verb {
         Verb::Check(args) => document::check(&args),
         Verb::Import(import) => datasets::import(import),
@@ -57,7 +59,9 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Verb::Split(args) => datasets::split(args),
         Verb::Inspect(args) => datasets::inspect(args),
         Verb::Prepare(args) => prepare::prepare(*args),
-        Verb::Score(scoring) => score::score(&scoring, args.log.as_deref().unwrap_or(quiet)),
+        Verb::Score(args) => score::score(&args, log),
+        Verb::Evaluate(args) => evaluate::evaluate(*args, log),
+        Verb::Compare(args) => evaluate::compare(*args),
         Verb::Worker(args) => Err(children::become_worker(&args)),
         verb => run_async(async {
             match verb {
@@ -83,6 +87,8 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
                 | Verb::Inspect(_)
                 | Verb::Prepare(_)
                 | Verb::Score(_)
+                | Verb::Evaluate(_)
+                | Verb::Compare(_)
                 | Verb::Worker(_) => unreachable!("carried out above, without a runtime"),
             }
         }),
