@@ -3,44 +3,52 @@
 use std::process::ExitCode;
 
 use pipeline::evaluate::{
-    Bootstrap, ColumnNames, CompareOptions, EvaluateOptions, PerQuery, Rankings, render, render_comparison,
+    Bootstrap, ColumnNames, CompareOptions, EvaluateOptions, EvaluateReport, PerQuery, Rankings, render,
+    render_comparison,
 };
 use ranking::metrics::{Convention, Empty, Gain, MapDenominator, Negative, PrecisionDenominator, Ties};
 use serde::Serialize;
 
 use crate::{
     args::{
-        ColumnArgs, CompareArgs, ConventionArgs, EmptyWord, EvaluateArgs, GainWord, MapDenominatorWord, NegativeWord,
-        PrecisionDenominatorWord, TiesWord,
+        ColumnArgs, CompareArgs, ConventionArgs, EmptyWord, EvaluateArgs, GainWord, MapDenominatorWord, ModelArgs,
+        NegativeWord, PrecisionDenominatorWord, TiesWord,
     },
     errors::Fault,
-    json, print,
+    json, print, score,
 };
 
-pub fn evaluate(args: EvaluateArgs) -> Result<ExitCode, Fault> {
+pub fn evaluate(args: EvaluateArgs, log: &str) -> Result<ExitCode, Fault> {
     let options = EvaluateOptions {
         intervals: args.intervals.then_some(Bootstrap { resamples: args.resamples.get(), seed: args.seed }),
         per_query: args.per_query.map(|path| PerQuery { path, overwrite: args.overwrite }),
         ..options(args.convention)
     };
+    if let (Some(model), Some(data)) = (args.model, args.data) {
+        let model = ModelArgs { model, checkpoint: args.checkpoint };
+        return match score::evaluate(&model, &data, &columns(args.columns), &options, log)? {
+            Ok(report) => show(&report, args.json),
+            Err(code) => Ok(code),
+        };
+    }
     let columns = columns(args.columns);
     let rankings = match (args.predictions, args.qrels, args.run) {
         (Some(path), ..) => Rankings::Predictions { path, columns },
         (None, Some(qrels), Some(run)) => Rankings::Trec { qrels, run, complete: args.complete },
         _ => {
-            return Err(
-                Fault::words("there is nothing to evaluate").hint("name a file of predictions, or --qrels and --run")
-            );
+            return Err(Fault::words("there is nothing to evaluate")
+                .hint("name a file of predictions, or --qrels and --run, or --model and --data"));
         }
     };
-    let report = pipeline::evaluate::evaluate(&rankings, &options)?;
-    match args.json {
-        true => print_json(&report),
-        false => {
-            print::line(render(&report));
-            Ok(ExitCode::SUCCESS)
-        }
+    show(&pipeline::evaluate::evaluate(&rankings, &options)?, args.json)
+}
+
+fn show(report: &EvaluateReport, as_json: bool) -> Result<ExitCode, Fault> {
+    if as_json {
+        return print_json(report);
     }
+    print::line(render(report));
+    Ok(ExitCode::SUCCESS)
 }
 
 pub fn compare(args: CompareArgs) -> Result<ExitCode, Fault> {

@@ -55,7 +55,8 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Verb::Train(_) => "error",
         _ => "warn",
     };
-    log_to_stderr(args.log.as_deref().unwrap_or(quiet))?;
+    let log = args.log.as_deref().unwrap_or(quiet);
+    log_to_stderr(log)?;
     match args.verb {
         Verb::Check(args) => document::check(&args),
         Verb::Import(import) => datasets::import(import),
@@ -64,11 +65,11 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Verb::Inspect(args) => datasets::inspect(args),
         Verb::Prepare(args) => prepare::prepare(*args),
         Verb::Counterfactual(Counterfactual::Actions(args)) => experiments::actions(args),
-        Verb::Score(scoring) => score::score(&scoring, args.log.as_deref().unwrap_or(quiet)),
-        Verb::Evaluate(args) => evaluate::evaluate(*args),
+        Verb::Score(args) => score::score(&args, log),
+        Verb::Evaluate(args) => evaluate::evaluate(*args, log),
         Verb::Compare(args) => evaluate::compare(*args),
         Verb::Worker(args) => Err(children::become_worker(&args)),
-        Verb::Export(export) => export::export(&export, args.log.as_deref().unwrap_or(quiet)),
+        Verb::Export(export) => export::export(&export, log),
         verb => run_async(async {
             match verb {
                 Verb::Train(train) => Box::pin(train::train(train, args.log.as_deref())).await,

@@ -5,14 +5,16 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use clap::ValueEnum;
 use ranking::metrics::{Metric, Profile};
 
+use super::score::Which;
+
 #[derive(Debug, clap::Args)]
 pub struct EvaluateArgs {
     /// Predictions: a Parquet or CSV file with columns for query, label and score, or a folder of such files. The rows of a query
     /// stand together.
-    #[arg(value_name = "PREDICTIONS", required_unless_present_any = ["qrels"], conflicts_with_all = ["qrels", "run"])]
+    #[arg(value_name = "PREDICTIONS", required_unless_present_any = ["qrels", "model"], conflicts_with_all = ["qrels", "run", "model"])]
     pub predictions: Option<PathBuf>,
     /// Judgments of TREC's form, `query iteration document relevance`; with --run.
-    #[arg(long, value_name = "FILE", requires = "run")]
+    #[arg(long, value_name = "FILE", requires = "run", conflicts_with = "model")]
     pub qrels: Option<PathBuf>,
     /// A ranking of TREC's form, `query Q0 document rank score tag`; the scores decide the order.
     #[arg(long, value_name = "FILE", requires = "qrels")]
@@ -20,6 +22,15 @@ pub struct EvaluateArgs {
     /// Count judged queries without rows in the run as empty rankings [default: leave them out, as trec_eval does].
     #[arg(long, requires = "qrels")]
     pub complete: bool,
+    /// A model instead: the folder of a checkpoint, or of a run. It scores --data as a run scores its validation data.
+    #[arg(long, value_name = "FOLDER", requires = "data")]
+    pub model: Option<PathBuf>,
+    /// Which checkpoint of a run's folder.
+    #[arg(long, value_enum, default_value_t = Which::Best, requires = "model")]
+    pub checkpoint: Which,
+    /// Training data for --model to score: a Parquet file or a folder of them. Lists are those of the run's validation.
+    #[arg(long, value_name = "PATH", requires = "model")]
+    pub data: Option<PathBuf>,
     #[command(flatten)]
     pub columns: ColumnArgs,
     #[command(flatten)]
