@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that must hold: formatting, clippy without a warning, all tests. Brings what they need.
-# Tests against PyTorch, a broker, S3, Spark or Label Studio are skipped, loudly, where these cannot be brought; on CI (CI=true) that is a failure.
+# Tests against PyTorch, a broker, S3, Spark, Label Studio or the tools of evaluation are skipped, loudly, where these cannot be brought; on CI (CI=true) that is a failure.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 "$LOCKSTEP_ROOT/scripts/setup.sh"
@@ -38,6 +38,13 @@ if python="$(scripts/venv.sh label-studio)"; then
 else
     [ "${CI:-}" != true ] || fail "no Label Studio for the tests" "see the message above"
     say "*** SKIPPED: tests against Label Studio, for want of its packages (see above)"
+fi
+
+if python="$(scripts/venv.sh evaluation)"; then
+    export LOCKSTEP_EVALUATION_PYTHON="$python"
+else
+    [ "${CI:-}" != true ] || fail "no trec_eval, LightGBM, XGBoost, scikit-learn and ranx for the tests" "see the message above"
+    say "*** SKIPPED: tests against trec_eval, LightGBM, XGBoost, scikit-learn and ranx, for want of their packages (see above)"
 fi
 
 say "formatting"

@@ -2,6 +2,7 @@
 
 mod collect;
 mod datasets;
+mod evaluate;
 mod export;
 mod judge;
 mod logs;
@@ -15,6 +16,10 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub use collect::CollectArgs;
 pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels, Layout, OutputArgs, SplitArgs};
+pub use evaluate::{
+    ColumnArgs, CompareArgs, ConventionArgs, EmptyWord, EvaluateArgs, GainWord, MapDenominatorWord, NegativeWord,
+    PrecisionDenominatorWord, TiesWord,
+};
 pub use export::ExportArgs;
 pub use judge::{AggregateArgs, CreateArgs, Judge, JudgeMethod, PlatformArgs, PullArgs};
 pub use logs::{ClickModel, ImportLogs, Logs, SimulateArgs, UbiArgs, Unknown};
@@ -67,6 +72,10 @@ pub enum Verb {
     Propensity(Propensity),
     /// Score a dataset with a model.
     Score(ScoreArgs),
+    /// How good a ranking is: of a file of predictions, or of a TREC qrels and run pair.
+    Evaluate(Box<EvaluateArgs>),
+    /// Whether one ranking is better than another, and where.
+    Compare(Box<CompareArgs>),
     /// Run a standing coordinator.
     Coordinator(CoordinatorArgs),
     /// Run one worker for a standing coordinator.

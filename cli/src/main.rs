@@ -7,6 +7,7 @@ mod collect;
 mod datasets;
 mod document;
 mod errors;
+mod evaluate;
 mod export;
 mod json;
 mod judge;
@@ -50,7 +51,8 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Verb::Train(_) => "error",
         _ => "warn",
     };
-    log_to_stderr(args.log.as_deref().unwrap_or(quiet))?;
+    let log = args.log.as_deref().unwrap_or(quiet);
+    log_to_stderr(log)?;
     match args.verb {
         Verb::Check(args) => document::check(&args),
         Verb::Import(import) => datasets::import(import),
@@ -58,9 +60,11 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Verb::Split(args) => datasets::split(args),
         Verb::Inspect(args) => datasets::inspect(args),
         Verb::Prepare(args) => prepare::prepare(*args),
-        Verb::Score(scoring) => score::score(&scoring, args.log.as_deref().unwrap_or(quiet)),
+        Verb::Score(args) => score::score(&args, log),
+        Verb::Evaluate(args) => evaluate::evaluate(*args, log),
+        Verb::Compare(args) => evaluate::compare(*args),
         Verb::Worker(args) => Err(children::become_worker(&args)),
-        Verb::Export(export) => export::export(&export, args.log.as_deref().unwrap_or(quiet)),
+        Verb::Export(args) => export::export(&args, log),
         verb => run_async(async {
             match verb {
                 Verb::Train(train) => Box::pin(train::train(train, args.log.as_deref())).await,
@@ -85,6 +89,8 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
                 | Verb::Inspect(_)
                 | Verb::Prepare(_)
                 | Verb::Score(_)
+                | Verb::Evaluate(_)
+                | Verb::Compare(_)
                 | Verb::Worker(_)
                 | Verb::Export(_) => unreachable!("carried out above, without a runtime"),
             }

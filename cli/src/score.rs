@@ -1,12 +1,19 @@
-//! Verbs that need libtorch are carried out by `lockstep-worker`, a child: its errors are ours, and it ends with us.
+//! `score`, and `evaluate --model`. Verbs that need libtorch are carried out by `lockstep-worker`, a child: its errors are ours, and it ends with us.
 
 use std::{
     ffi::OsString,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read},
     os::unix::process::ExitStatusExt as _,
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, ExitCode, ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
+
+use arrow::ipc::reader::StreamReader;
+use pipeline::evaluate::{ColumnNames, EvaluateOptions, EvaluateReport, evaluate_batches};
 
 use serde_json::Value;
 
@@ -116,6 +123,67 @@ pub fn score(args: &ScoreArgs, log: &str) -> Result<ExitCode, Fault> {
         print::line(in_words(&report, &args.out));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Evaluates a model's scores as they are made. `Err`: `lockstep-worker` failed and has said why, this is its exit code.
+pub fn evaluate(
+    model: &ModelArgs,
+    data: &Path,
+    columns: &ColumnNames,
+    options: &EvaluateOptions,
+    log: &str,
+) -> Result<Result<EvaluateReport, ExitCode>, Fault> {
+    let mut arguments = of_model(model, data);
+    flag(&mut arguments, "--out", Some("-"));
+    flag(&mut arguments, "--list", columns.query.as_ref());
+    flag(&mut arguments, "--document", columns.document.as_ref());
+    flag(&mut arguments, "--label", columns.label.as_ref());
+    let mut hand = Hand::start(arguments, Stdio::piped(), log)?;
+    let ended = Arc::new(AtomicBool::new(false));
+    let output = BufReader::with_capacity(1 << 20, Watched { output: hand.output()?, ended: Arc::clone(&ended) });
+    let name = format!("`{}`, scored by `{}`", data.display(), model.model.display());
+    let mut opened = StreamReader::try_new(output, None);
+    let report = match &mut opened {
+        Err(error) => Err(Fault::run("`lockstep-worker` gave no scores").because(error)),
+        Ok(batches) => {
+            let schema = batches.schema();
+            let role = |role: &str| schema.metadata().get(role).cloned();
+            let columns = ColumnNames {
+                // As validation groups rows, unless it was said what a list is.
+                query: columns.query.clone().or_else(|| role("lockstep.group")),
+                label: columns.label.clone().or_else(|| role("lockstep.label")),
+                score: Some("score".into()),
+                document: columns.document.clone(),
+            };
+            evaluate_batches(batches, &name, &columns, options).map_err(Fault::from)
+        }
+    };
+    if report.is_err() && !ended.load(Ordering::Relaxed) {
+        // Before its output is closed, about which it would complain.
+        drop(hand);
+        return report.map(Ok);
+    }
+    // Where the scores end early, the child has said why: its words are the error.
+    match hand.finish()? {
+        Err(code) => Ok(Err(code)),
+        Ok(()) => report.map(Ok),
+    }
+}
+
+/// An output that knows whether it has come to its end.
+struct Watched {
+    output: ChildStdout,
+    ended: Arc<AtomicBool>,
+}
+
+impl Read for Watched {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.output.read(buffer)?;
+        if read == 0 && !buffer.is_empty() {
+            self.ended.store(true, Ordering::Relaxed);
+        }
+        Ok(read)
+    }
 }
 
 /// `score --model … --data …`

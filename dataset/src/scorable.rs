@@ -389,3 +389,100 @@ fn unlike(path: &Path, first: &Schema, other: &Schema) -> DatasetError {
     let message = format!("`{}`: column `{name}` is not as in the files before it", path.display());
     DatasetError::new(path, message).hint("keep files of one layout in a folder")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use arrow::array::{FixedSizeListArray, Float32Array, Int32Array, Int64Array};
+    use parquet::arrow::ArrowWriter;
+
+    use super::*;
+
+    fn write(path: &Path, columns: Vec<(&str, ArrayRef)>) {
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+    }
+
+    fn wish(features: &[&str]) -> Wish {
+        Wish {
+            features: features.iter().map(|name| (*name).to_owned()).collect(),
+            query: Wanted::or(None, layout::QUERY),
+            list: Wanted::or(None, layout::LIST),
+            document: Wanted::or(None, layout::DOCUMENT),
+            label: Wanted::or(None, layout::LABEL),
+        }
+    }
+
+    fn floats(values: &[f32]) -> ArrayRef {
+        Arc::new(Float32Array::from(values.to_vec()))
+    }
+
+    fn vector(values: &[f32], width: i32) -> ArrayRef {
+        let field = Arc::new(Field::new_list_field(DataType::Float32, true));
+        Arc::new(FixedSizeListArray::new(field, width, floats(values), None))
+    }
+
+    /// All features, row-major, read in chunks of two rows.
+    fn read(root: &Path, features: &[&str]) -> Result<Vec<f32>, DatasetError> {
+        let mut out = Vec::new();
+        for chunk in Scorable::open(root, wish(features))?.chunks(2) {
+            let chunk = chunk?;
+            let first = out.len();
+            out.resize(first + chunk.rows() * features.len(), 0.0);
+            chunk.features()?.copy(0..chunk.rows(), &mut out[first..]);
+        }
+        Ok(out)
+    }
+
+    #[test]
+    fn features_are_found_by_name_in_columns_and_in_a_list_column() {
+        let folder = tempfile::tempdir().unwrap();
+        let (wide, list) = (folder.path().join("wide.parquet"), folder.path().join("list.parquet"));
+        let whole: ArrayRef = Arc::new(Int32Array::from(vec![1, 2, 3]));
+        write(&wide, vec![("b", floats(&[10.0, 20.0, 30.0])), ("more", floats(&[0.0; 3])), ("a", whole)]);
+        assert_eq!(read(&wide, &["a", "b"]).unwrap(), [1.0, 10.0, 2.0, 20.0, 3.0, 30.0]);
+        write(&list, vec![(layout::FEATURES, vector(&[1.0, 10.0, 2.0, 20.0, 3.0, 30.0], 2))]);
+        assert_eq!(read(&list, &["f1", "f2"]).unwrap(), [1.0, 10.0, 2.0, 20.0, 3.0, 30.0]);
+        assert_eq!(read(&list, &["f2"]).unwrap(), [10.0, 20.0, 30.0]);
+        let lacking = read(&list, &["f1", "f3"]).unwrap_err();
+        assert!(lacking.message.contains("no feature `f3`") && lacking.message.contains("f1, f2"), "{lacking}");
+    }
+
+    #[test]
+    fn a_row_past_the_first_chunk_is_named_by_its_place_in_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (wide, list) = (folder.path().join("wide.parquet"), folder.path().join("list.parquet"));
+        write(&wide, vec![("a", floats(&[0.0, 0.0, 0.0, f32::INFINITY]))]);
+        let error = read(&wide, &["a"]).unwrap_err().message;
+        assert!(error.ends_with("wide.parquet`, row 3: column `a` is inf"), "{error}");
+        write(&list, vec![(layout::FEATURES, vector(&[0.0, 0.0, 0.0, 0.0, 0.0, f32::NAN], 2))]);
+        let error = read(&list, &["f1", "f2"]).unwrap_err().message;
+        assert!(error.ends_with("list.parquet`, row 2: column `f2` is null or not finite"), "{error}");
+    }
+
+    #[test]
+    fn ids_and_labels_are_taken_where_they_are_and_files_must_agree_about_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![7, 7]));
+        let grades: ArrayRef = Arc::new(Int32Array::from(vec![None, Some(3)]));
+        let columns = vec![("label", grades), ("a", floats(&[0.0, 1.0])), ("query_id", Arc::clone(&ids))];
+        write(&folder.path().join("1.parquet"), columns.clone());
+        let data = Scorable::open(folder.path(), wish(&["a"])).unwrap();
+        let names: Vec<&str> = data.schema().fields().iter().map(|field| field.name().as_str()).collect();
+        assert_eq!((names, data.group(), data.label()), (vec!["query_id", "label"], Some("query_id"), Some("label")));
+        let beside = data.chunks(8).recv().unwrap().unwrap().beside().unwrap();
+        assert_eq!(
+            (&beside[0], &beside[1]),
+            (&ids, &(Arc::new(Float32Array::from(vec![None, Some(3.0)])) as ArrayRef))
+        );
+        write(&folder.path().join("2.parquet"), columns[1..].to_vec());
+        let unlike = Scorable::open(folder.path(), wish(&["a"])).unwrap_err();
+        assert!(unlike.message.ends_with("2.parquet`: column `label` is not as in the files before it"), "{unlike}");
+        fs::remove_file(folder.path().join("1.parquet")).unwrap();
+        let asked = Wish { label: Wanted::or(Some("grade".into()), layout::LABEL), ..wish(&["a"]) };
+        assert!(Scorable::open(folder.path(), asked).unwrap_err().message.contains("no label column `grade`"));
+    }
+}

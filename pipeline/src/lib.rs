@@ -12,6 +12,7 @@ mod tally;
 
 pub mod collect;
 pub mod engine;
+pub mod evaluate;
 pub mod generate;
 pub mod import;
 pub mod inspect;

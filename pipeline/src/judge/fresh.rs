@@ -10,7 +10,7 @@ use std::{
 use crate::PipelineError;
 
 /// Removed on drop unless committed.
-pub(super) struct FreshFile {
+pub(crate) struct FreshFile {
     target: PathBuf,
     path: PathBuf,
     overwrite: bool,

@@ -6,7 +6,7 @@
 
 mod aggregate;
 mod files;
-mod fresh;
+pub(crate) mod fresh;
 mod label_studio;
 mod pairs;
 pub mod ratings;

@@ -6,6 +6,7 @@ mod bad_input;
 mod collect;
 mod debiasing;
 mod engine;
+mod evaluation;
 mod foreign_clients;
 mod judge;
 mod models;

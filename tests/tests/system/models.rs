@@ -106,7 +106,13 @@ fn what_is_exported_scores_in_pytorch_and_in_mlflow_as_it_does_here() {
         }
     }
     // And back: what was exported is scored here too.
+    let evaluated = |model: &str| {
+        let words = ["evaluate", "--model", model, "--data", "data/validation", "--json"];
+        let report: serde_json::Value = serde_json::from_str(&sandbox.lockstep(&words).ok().out).unwrap();
+        report["metrics"].clone()
+    };
     for model in ["m1.pt", "m1-mlflow"] {
+        assert_eq!(evaluated(model), evaluated("checkpoints/m1"));
         let back = ["score", "--model", model, "--data", "data/validation", "--out", "back.parquet", "--overwrite"];
         worker(&sandbox, &back).ok();
         let arguments = ["compare", "jit", "data/validation", "m1.pt", "back.parquet"];

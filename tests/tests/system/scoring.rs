@@ -116,6 +116,10 @@ fn validation_inside_a_run_equals_the_scores_of_its_checkpoint_to_the_bit_for_on
                 let after = metrics_of(&read(&sandbox.path(&out)), "query_id");
                 assert_eq!(inside, after, "{dir}, {threads} threads");
             }
+            let evaluate =
+                ["evaluate", "--model", &model, "--checkpoint", "latest", "--data", "data/validation", "--json"];
+            let evaluated = sandbox.lockstep(&evaluate).ok();
+            assert_eq!(inside, reported(&evaluated.json()[0]["metrics"]), "{dir}");
             let manifest = fs::read(sandbox.path(format!("{model}/latest/manifest.json"))).unwrap();
             let manifest: Value = serde_json::from_slice(&manifest).unwrap();
             assert_eq!(inside, reported(&manifest["metrics"]), "{dir}");
@@ -198,6 +202,8 @@ fn a_damaged_checkpoint_and_a_folder_that_is_none_are_refused_by_name() {
     let score = |model: &str| sandbox.lockstep(&["score", "--model", model, "--data", "all", "--out", "out.parquet"]);
     refused(&score("nowhere"), 2, &["`nowhere`", "cannot be found", "hint:"]);
     refused(&score("data"), 2, &["`data`", "holds no checkpoint named `best`", "hint:"]);
+    let evaluated = sandbox.lockstep(&["evaluate", "--model", "nowhere", "--data", "all"]);
+    refused(&evaluated, 2, &["`nowhere`", "cannot be found", "hint:"]);
     let weights = sandbox.path("checkpoints/scored/best").canonicalize().unwrap().join("model.safetensors");
     let mut bytes = fs::read(&weights).unwrap();
     let last = bytes.len() - 1;

@@ -38,7 +38,8 @@ const LANES_A_WORKER: u32 = 2;
 pub(super) struct Evaluation {
     /// Stands before the names of its metrics.
     prefix: &'static str,
-    /// What its rows are called.
+    /// Its key in the run's document, and what its rows are called.
+    key: &'static str,
     rows: &'static str,
     manifest: v1::Manifest,
     blocks: Arc<Blocks>,
@@ -215,14 +216,17 @@ fn without_prefix(metrics: Vec<v1::Metric>) -> Vec<v1::Metric> {
 impl Evaluation {
     /// All that a seat says is to be scored.
     pub fn of(seat: &v1::Seat, data: &spec::Data) -> Vec<Self> {
-        let sets = [("", "validation rows", &seat.validation), (spec::JUDGMENTS, "judged rows", &seat.judgments)];
-        let evaluation = |(prefix, rows, manifest): (_, _, &Option<v1::Manifest>)| {
+        let sets = [
+            ("", "data.validation", "validation rows", &seat.validation),
+            (spec::JUDGMENTS, "data.judgments", "judged rows", &seat.judgments),
+        ];
+        let evaluation = |(prefix, key, rows, manifest): (_, _, _, &Option<v1::Manifest>)| {
             let manifest = manifest.clone()?;
             // Which rows lie in which block makes no difference to the values.
             let lanes = LANES_A_WORKER * seat.world;
             let blocks = Arc::new(Blocks::cut(&manifest, Atom::List, lanes, data.block_bytes.as_u64()));
             let source = Arc::new(ParquetSource::new(manifest.clone(), &blocks, data.cache.as_u64()));
-            Some(Self { prefix, rows, manifest, blocks, source })
+            Some(Self { prefix, key, rows, manifest, blocks, source })
         };
         sets.into_iter().filter_map(evaluation).collect()
     }
@@ -274,7 +278,7 @@ impl Evaluation {
                 range.least,
                 range.most
             ),
-            "train on such labels without data.validation, or grade them for validation",
+            format!("train on such labels without {}, or grade them for it", self.key),
         ))
     }
 }
