@@ -109,7 +109,7 @@ fn what_is_exported_scores_in_pytorch_and_in_mlflow_as_it_does_here() {
     let evaluated = |model: &str| {
         let words = ["evaluate", "--model", model, "--data", "data/validation", "--json"];
         let report: serde_json::Value = serde_json::from_str(&sandbox.lockstep(&words).ok().out).unwrap();
-        let values = report["values"].as_array().unwrap();
+        let values = report["metrics"].as_array().unwrap();
         values.iter().map(|value| value["value"].as_f64().unwrap()).collect::<Vec<_>>()
     };
     for model in ["m1.pt", "m1-mlflow"] {
