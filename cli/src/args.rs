@@ -2,9 +2,9 @@
 
 mod collect;
 mod datasets;
+mod evaluate;
 mod experiments;
 mod export;
-mod evaluate;
 mod judge;
 mod logs;
 mod prepare;
@@ -18,15 +18,15 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub use collect::CollectArgs;
 pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels, Layout, OutputArgs, SplitArgs};
+pub use evaluate::{
+    ColumnArgs, CompareArgs, ConventionArgs, EmptyWord, EvaluateArgs, GainWord, MapDenominatorWord, NegativeWord,
+    PrecisionDenominatorWord, TiesWord,
+};
 pub use experiments::{
     AbTestArgs, Counterfactual, CounterfactualActionsArgs, CounterfactualClicksArgs, LimitArgs, ListWeightsWord,
     RewardWord, UnitWord, WithoutUser, WorthWord,
 };
 pub use export::ExportArgs;
-pub use evaluate::{
-    ColumnArgs, CompareArgs, ConventionArgs, EmptyWord, EvaluateArgs, GainWord, MapDenominatorWord, NegativeWord,
-    PrecisionDenominatorWord, TiesWord,
-};
 pub use judge::{AggregateArgs, CreateArgs, Judge, JudgeMethod, PlatformArgs, PullArgs};
 pub use logs::{ClickModel, ImportLogs, Logs, SimulateArgs, UbiArgs, Unknown};
 pub use prepare::{EngineVerb, ExecutorArgs, JoinWord, LabelWord, MissingWord, PrepareArgs, WeightWord};

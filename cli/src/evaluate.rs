@@ -25,7 +25,7 @@ pub fn evaluate(args: EvaluateArgs, log: &str) -> Result<ExitCode, Fault> {
         ..options(args.convention)
     };
     if let (Some(model), Some(data)) = (args.model, args.data) {
-        let model = ModelArgs { model, checkpoint: args.checkpoint };
+        let model = ModelArgs { model, checkpoint: args.checkpoint, features: args.features };
         return match score::evaluate(&model, &data, &columns(args.columns), &options, log)? {
             Ok(report) => show(&report, args.json),
             Err(code) => Ok(code),

@@ -17,8 +17,8 @@ use ranking::{
 
 use crate::{
     args::{
-        AbTestArgs, CounterfactualActionsArgs, CounterfactualClicksArgs, WorthWord, LimitArgs, ListWeightsWord,
-        RewardWord, UnitWord, WithoutUser,
+        AbTestArgs, CounterfactualActionsArgs, CounterfactualClicksArgs, LimitArgs, ListWeightsWord, RewardWord,
+        UnitWord, WithoutUser, WorthWord,
     },
     datasets::report_as,
     errors::Fault,

@@ -22,12 +22,16 @@ pub struct EvaluateArgs {
     /// Count judged queries without rows in the run as empty rankings [default: leave them out, as trec_eval does].
     #[arg(long, requires = "qrels")]
     pub complete: bool,
-    /// A model instead: the folder of a checkpoint, or of a run. It scores --data as a run scores its validation data.
-    #[arg(long, value_name = "FOLDER", requires = "data")]
+    /// A model instead: the folder of a checkpoint, of a run or of an MLflow model; or a file of TorchScript. It scores --data as a run
+    /// scores its validation data.
+    #[arg(long, value_name = "MODEL", requires = "data")]
     pub model: Option<PathBuf>,
     /// Which checkpoint of a run's folder.
     #[arg(long, value_enum, default_value_t = Which::Best, requires = "model")]
     pub checkpoint: Which,
+    /// The features of a module that does not know them itself, in its order: `price,rating`.
+    #[arg(long, value_name = "NAMES", requires = "model")]
+    pub features: Option<String>,
     /// Training data for --model to score: a Parquet file or a folder of them. Lists are those of the run's validation.
     #[arg(long, value_name = "PATH", requires = "model")]
     pub data: Option<PathBuf>,

@@ -106,7 +106,17 @@ fn what_is_exported_scores_in_pytorch_and_in_mlflow_as_it_does_here() {
         }
     }
     // And back: what was exported is scored here too.
+    let evaluated = |model: &str| {
+        let words = ["evaluate", "--model", model, "--data", "data/validation", "--json"];
+        let report: serde_json::Value = serde_json::from_str(&sandbox.lockstep(&words).ok().out).unwrap();
+        let values = report["metrics"].as_array().unwrap();
+        values.iter().map(|value| value["value"].as_f64().unwrap()).collect::<Vec<_>>()
+    };
     for model in ["m1.pt", "m1-mlflow"] {
+        let (ours, theirs) = (evaluated("checkpoints/m1"), evaluated(model));
+        assert!(!ours.is_empty() && ours.len() == theirs.len());
+        // A last bit may exchange two rows.
+        assert!(ours.iter().zip(&theirs).all(|(ours, theirs)| (ours - theirs).abs() < 1e-3), "{ours:?} {theirs:?}");
         let back = ["score", "--model", model, "--data", "data/validation", "--out", "back.parquet", "--overwrite"];
         worker(&sandbox, &back).ok();
         let arguments = ["compare", "jit", "data/validation", "m1.pt", "back.parquet"];
