@@ -14,8 +14,13 @@ use crate::{PipelineError, judge::fresh::FreshFile};
 
 /// Columns `query`, `rows`, and one a metric; a value that does not count is empty, or null. The file appears when all is well.
 pub(super) enum PerQueryFile {
-    Csv { writer: Writer<FreshFile>, path: String },
+    Csv(Box<CsvFile>),
     Parquet(Box<ParquetFile>),
+}
+
+pub(super) struct CsvFile {
+    writer: Writer<FreshFile>,
+    path: String,
 }
 
 pub(super) struct ParquetFile {
@@ -39,7 +44,7 @@ impl PerQueryFile {
                 let names =
                     ["query".to_owned(), "rows".to_owned()].into_iter().chain(metrics.iter().map(Metric::to_string));
                 writer.write_record(names).map_err(|error| failed(&path, error))?;
-                Ok(Self::Csv { writer, path })
+                Ok(Self::Csv(Box::new(CsvFile { writer, path })))
             }
             Some("parquet") => {
                 let mut fields =
@@ -60,11 +65,11 @@ impl PerQueryFile {
 
     pub fn add(&mut self, judged: &Judged<'_>) -> Result<(), PipelineError> {
         match self {
-            Self::Csv { writer, path } => {
+            Self::Csv(file) => {
                 let spell = |value: &f64| if value.is_nan() { String::new() } else { value.to_string() };
                 let fields = [judged.query.to_string(), judged.rows.to_string()];
                 let record = fields.into_iter().chain(judged.values.iter().map(spell));
-                writer.write_record(record).map_err(|error| failed(path, error))
+                file.writer.write_record(record).map_err(|error| failed(&file.path, error))
             }
             Self::Parquet(file) => {
                 file.queries.append_value(judged.query.to_string());
@@ -79,7 +84,8 @@ impl PerQueryFile {
 
     pub fn finish(self) -> Result<(), PipelineError> {
         match self {
-            Self::Csv { writer, path } => {
+            Self::Csv(file) => {
+                let CsvFile { writer, path } = *file;
                 writer.into_inner().map_err(|error| failed(&path, error.into_error()))?.commit()
             }
             Self::Parquet(mut file) => {

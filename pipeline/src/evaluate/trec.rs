@@ -20,13 +20,16 @@ use super::{
 use crate::PipelineError;
 
 type Documents<T> = HashMap<Box<str>, T>;
+/// Documents and their scores.
+type Ranking = Vec<(Box<str>, f64)>;
+/// Queries in the order of their first lines, documents in that of theirs.
+type Run = Vec<(Box<str>, Ranking)>;
 
 pub(super) struct Pair {
     qrels_path: PathBuf,
     run_path: PathBuf,
     qrels: HashMap<Box<str>, Documents<f32>>,
-    /// Queries in the order of their first lines, documents in that of theirs.
-    run: Vec<(Box<str>, Vec<(Box<str>, f64)>)>,
+    run: Run,
 }
 
 impl Pair {
@@ -158,8 +161,8 @@ fn read_qrels(path: &Path, options: &EvaluateOptions) -> Result<HashMap<Box<str>
     Ok(qrels.into_iter().map(|(query, documents)| (query, without_lines(documents))).collect())
 }
 
-fn read_run(path: &Path) -> Result<Vec<(Box<str>, Vec<(Box<str>, f64)>)>, PipelineError> {
-    let mut run: Vec<(Box<str>, Vec<(Box<str>, f64)>)> = Vec::new();
+fn read_run(path: &Path) -> Result<Run, PipelineError> {
+    let mut run = Run::new();
     let mut known: HashMap<Box<str>, (usize, Documents<u64>)> = HashMap::new();
     lines(path, "query Q0 document rank score tag", |fields: [&str; 6], line| {
         let [query, _, document, _, score, _] = fields;

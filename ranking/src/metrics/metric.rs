@@ -25,9 +25,10 @@ pub enum Metric {
 }
 
 type Cut = Option<NonZeroUsize>;
+type OfCut = fn(Cut) -> Metric;
 
 /// Each metric's name, and how it is made of a cut.
-const NAMES: [(&str, fn(Cut) -> Metric); 7] = [
+const NAMES: [(&str, OfCut); 7] = [
     ("ndcg", Metric::Ndcg),
     ("dcg", Metric::Dcg),
     ("map", Metric::Map),
