@@ -13,6 +13,7 @@ mod judge;
 mod logs;
 mod prepare;
 mod print;
+mod progress;
 mod propensity;
 mod remote;
 mod resume;
