@@ -132,7 +132,7 @@ pub async fn read(options: &AbTestOptions, progress: &mut dyn FnMut(u64, u64)) -
             .with_hint("name another column with `--arm-column`"));
         }
         candidates = None;
-        test.not_logged(file);
+        test.note_what_is_not_logged(file);
         Ok(true)
     })
     .await?;
@@ -214,7 +214,7 @@ impl<'a> Test<'a> {
     }
 
     /// Notes what a file of the test does not log. A metric of a part of the test would compare nothing with something.
-    fn not_logged(&mut self, file: &EventFile<'_>) {
+    fn note_what_is_not_logged(&mut self, file: &EventFile<'_>) {
         for (field, metrics) in
             [("added_to_cart", &[Metric::CartRate][..]), ("purchased", &[Metric::PurchaseRate, Metric::BuyerRate][..])]
         {

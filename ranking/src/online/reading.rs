@@ -166,10 +166,10 @@ impl Users {
         }
         let totals: Vec<Sums> = arms.iter().map(|arm| arm.groups.totals()).collect();
         let control = options.control;
-        let baseline = resamples(&arms[control], control, options);
+        let baseline = resamples(&arms[control], &options.arms[control], options);
         let others = (0..arms.len()).filter(|arm| *arm != control);
         let against = |arm: usize| {
-            let resampled = resamples(&arms[arm], arm, options);
+            let resampled = resamples(&arms[arm], &options.arms[arm], options);
             let effect = |metric: &Metric| {
                 let pairs = || baseline.iter().zip(&resampled).map(|(old, new)| (metric.of(old), metric.of(new)));
                 effect(*metric, [&totals[control], &totals[arm]], pairs)
@@ -209,9 +209,9 @@ impl Users {
     }
 }
 
-/// The totals of an arm in each resample; arms are resampled apart, as their users are apart.
-fn resamples(users: &ArmUsers, arm: usize, options: &ReadingOptions) -> Vec<Sums> {
-    let key = mix(options.seed ^ mix(arm as u64));
+/// The totals of an arm in each resample; arms are resampled apart, as their users are apart. By the arm's name: its number is chance.
+fn resamples(users: &ArmUsers, arm: &str, options: &ReadingOptions) -> Vec<Sums> {
+    let key = arm.bytes().fold(mix(options.seed), |key, byte| mix(key ^ u64::from(byte)));
     (0..options.resamples).map(|resample| users.groups.resampled(mix(key.wrapping_add(resample as u64)))).collect()
 }
 
