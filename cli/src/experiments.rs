@@ -2,9 +2,8 @@
 
 mod view;
 
-use std::{io::IsTerminal as _, path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pipeline::{
     abtest::{self, AbTestOptions},
     counterfactual::{self, ActionsOptions, ClicksOptions, ListWeights, Reward},
@@ -22,6 +21,7 @@ use crate::{
     },
     datasets::report_as,
     errors::Fault,
+    progress,
 };
 
 pub async fn clicks(args: CounterfactualClicksArgs) -> Result<ExitCode, Fault> {
@@ -68,7 +68,7 @@ pub async fn clicks(args: CounterfactualClicksArgs) -> Result<ExitCode, Fault> {
         clip: args.limits.clip,
         limits: limits(args.limits),
     };
-    let bar = progress_bar();
+    let bar = progress::bytes();
     let report = counterfactual::clicks(&options, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
@@ -114,7 +114,7 @@ pub async fn abtest(args: AbTestArgs) -> Result<ExitCode, Fault> {
         resamples: args.resamples,
         seed: args.seed,
     };
-    let bar = progress_bar();
+    let bar = progress::bytes();
     let report = abtest::read(&options, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
@@ -127,15 +127,4 @@ pub async fn abtest(args: AbTestArgs) -> Result<ExitCode, Fault> {
 
 fn limits(args: LimitArgs) -> Limits {
     Limits { min_effective: args.min_effective, max_share: args.max_share, max_unsupported: args.max_unsupported }
-}
-
-/// On a terminal; elsewhere nothing is drawn.
-fn progress_bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
-    let style = ProgressStyle::with_template("{bar:24} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸ "));
-    bar
 }

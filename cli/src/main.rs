@@ -16,6 +16,7 @@ mod logs;
 mod origin;
 mod prepare;
 mod print;
+mod progress;
 mod propensity;
 mod remote;
 mod resume;

@@ -1,8 +1,7 @@
 //! `lockstep propensity`: arguments become the pipeline's options, tables become lines.
 
-use std::{fmt::Write as _, io::IsTerminal as _, process::ExitCode};
+use std::{fmt::Write as _, process::ExitCode};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pipeline::propensity::{EstimateOptions, EstimateReport, Estimator, estimate, interval_words, read_table};
 use ranking::propensity::PropensityTable;
 use serde::Serialize;
@@ -10,7 +9,7 @@ use serde::Serialize;
 use crate::{
     args::{self, Propensity, PropensityEstimateArgs, PropensityShowArgs},
     errors::Fault,
-    json, print, words,
+    json, print, progress, words,
 };
 
 pub async fn carry_out(verb: Propensity) -> Result<ExitCode, Fault> {
@@ -37,7 +36,7 @@ async fn estimate_from_logs(args: PropensityEstimateArgs) -> Result<ExitCode, Fa
         overwrite: args.overwrite,
         ..EstimateOptions::default()
     };
-    let bar = progress_bar();
+    let bar = progress::bytes();
     let report = estimate(&options, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
@@ -118,17 +117,6 @@ fn render_table(table: &PropensityTable) -> String {
     let last = table.positions().len();
     let _ = write!(lines, "\n{:>8}  {:>10.4}", format!("> {last}"), table.past_end());
     lines
-}
-
-/// On a terminal; elsewhere nothing is drawn.
-fn progress_bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
-    let style = ProgressStyle::with_template("{bar:24} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸ "));
-    bar
 }
 
 #[cfg(test)]

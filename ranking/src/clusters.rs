@@ -29,12 +29,6 @@ impl<const W: usize> Clusters<W> {
         sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
     }
 
-    pub fn merge(&mut self, other: &Self) {
-        for (sums, others) in self.groups.iter_mut().zip(&other.groups) {
-            sums.iter_mut().zip(others).for_each(|(sum, other)| *sum += other);
-        }
-    }
-
     pub fn totals(&self) -> [f64; W] {
         let mut totals = [0.0; W];
         for sums in &self.groups {
@@ -143,12 +137,11 @@ mod tests {
     }
 
     #[test]
-    fn groups_merge_and_a_single_one_has_no_error_to_tell() {
-        let (mut one, mut two) = (Clusters::<1>::default(), Clusters::<1>::default());
+    fn a_single_group_has_no_error_to_tell() {
+        let mut one = Clusters::<1>::default();
         one.add(1, &[2.0]);
         assert_eq!(one.standard_error(&[1.0]), f64::INFINITY);
-        two.add(2, &[3.0]);
-        one.merge(&two);
+        one.add(2, &[3.0]);
         assert_eq!((one.totals(), one.occupied()), ([5.0], 2));
     }
 }

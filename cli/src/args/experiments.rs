@@ -126,10 +126,10 @@ pub struct AbTestArgs {
     #[arg(long, value_name = "COLUMN", default_value = "arm")]
     pub arm_column: String,
     /// The arms to read [default: all].
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_parser = name)]
     pub arms: Vec<String>,
     /// The arm that the others are compared with [default: control].
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     pub control: Option<String>,
     /// How users were to be divided, for the check of the sample ratio: `control=0.9,treatment=0.1` [default: equally].
     #[arg(long, value_name = "NAME=PART,…", value_delimiter = ',', value_parser = part)]
@@ -140,7 +140,7 @@ pub struct AbTestArgs {
     /// What becomes of searches whose user is not known.
     #[arg(long, value_enum, default_value_t = WithoutUser::Refuse)]
     pub without_user: WithoutUser,
-    /// Resamples of the bootstrap over users.
+    /// Resamples of the bootstrap over users, up to 100,000.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub resamples: usize,
     /// Of the bootstrap: the same seed and logs give the same intervals.
@@ -167,9 +167,15 @@ pub enum UnitWord {
     Session,
 }
 
+/// Arms are read without blanks around their names, too.
+fn name(text: &str) -> Result<String, String> {
+    let name = text.trim();
+    if name.is_empty() { Err("an arm has a name".to_owned()) } else { Ok(name.to_owned()) }
+}
+
 fn part(text: &str) -> Result<(String, f64), String> {
     let wrong = || format!("`{text}` is no part of a split: write a name and a number, as in `treatment=0.1`");
-    let (name, part) = text.split_once('=').ok_or_else(wrong)?;
+    let (name, part) = text.rsplit_once('=').ok_or_else(wrong)?;
     Ok((name.trim().to_owned(), part.trim().parse().map_err(|_| wrong())?))
 }
 
@@ -203,5 +209,9 @@ mod tests {
         };
         assert_eq!(args.split, [("control".to_owned(), 0.9), ("treatment".to_owned(), 0.1)]);
         assert!(parse("lockstep abtest --logs lake --split 0.9,0.1").is_err());
+        let line = ["lockstep", "abtest", "--logs", "lake", "--arms", "a, c=d", "--split", "a=0.5, c=d=0.5"];
+        let Ok(Verb::Abtest(args)) = Args::try_parse_from(line).map(|args| args.verb) else { panic!("not abtest") };
+        assert_eq!(args.arms, ["a", "c=d"]);
+        assert_eq!(args.split, [("a".to_owned(), 0.5), ("c=d".to_owned(), 0.5)]);
     }
 }

@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 
 use pipeline::{
-    abtest::{AbTestReport, Unit, WithoutUser},
+    abtest::{AbTestReport, MISMATCH_HINT, Unit, mixed_hint},
     counterfactual::{ActionsOptions, ClicksOptions, ClicksReport, ListWeights, Reward},
 };
 use ranking::{
     counterfactual::{Conclusion, Estimates, Gain, SelfNormalized, Value},
-    online::{Effect, Interval, LEVEL, Metric, Reading, Verdict},
+    online::{Effect, Interval, LEVEL, Reading, Verdict},
 };
 
 use crate::words::{count, counted};
@@ -26,6 +26,7 @@ pub fn clicks(report: &ClicksReport, options: &ClicksOptions) -> String {
         scored_by.column()
     );
     for (number, what) in [
+        (report.showed_nothing, "showed nothing, and were left out"),
         (report.unscored, "with no score were left out"),
         (report.partly_scored, "with scores of some results only were left out"),
         (report.repeated, "stand in the log again, and counted once"),
@@ -73,8 +74,8 @@ fn table(estimates: &Estimates, unit: &str, clip: Option<f64>) -> String {
     let (weights, rewarded) = (estimates.weights, estimates.rewarded);
     let _ = write!(
         lines,
-        "           largest {:.2}, effective sample size {} of {} ({:.1} %)",
-        weights.largest,
+        "           largest {}, effective sample size {} of {} ({:.1} %)",
+        plain(weights.largest, 2),
         count(weights.effective as u64),
         count(weights.rows),
         100.0 * weights.effective / weights.rows.max(1) as f64
@@ -84,7 +85,13 @@ fn table(estimates: &Estimates, unit: &str, clip: Option<f64>) -> String {
     }
     let _ = writeln!(lines, "; one reward carries up to {:.2} %", 100.0 * rewarded.largest_share);
     if let Some(Value { value, low, high }) = estimates.mean_weight {
-        let _ = writeln!(lines, "           {value:.4} on average ({low:.4} to {high:.4}), 1 is expected");
+        let _ = writeln!(
+            lines,
+            "           {} on average ({} to {}), 1 is expected",
+            plain(value, 4),
+            plain(low, 4),
+            plain(high, 4)
+        );
     }
     if estimates.unsupported > 0.0 {
         let _ = writeln!(
@@ -97,9 +104,14 @@ fn table(estimates: &Estimates, unit: &str, clip: Option<f64>) -> String {
         writeln!(lines, "\n{unit:<34} {:>9}  {:>20}  {:>9}  {:>20}", "", "95 % interval", "new - old", "95 % interval");
     let mut row = |name: &str, value: Option<Value>, difference: Option<Value>| {
         let Some(Value { value, low, high }) = value else { return };
-        let _ = write!(lines, "{name:<34} {value:>9.5}  {:>20}", format!("{low:.5} to {high:.5}"));
+        let _ = write!(
+            lines,
+            "{name:<34} {:>9}  {:>20}",
+            plain(value, 5),
+            format!("{} to {}", plain(low, 5), plain(high, 5))
+        );
         if let Some(Value { value, low, high }) = difference {
-            let _ = write!(lines, "  {value:>+9.5}  {:>20}", format!("{low:+.5} to {high:+.5}"));
+            let _ = write!(lines, "  {:>9}  {:>20}", signed(value), format!("{} to {}", signed(low), signed(high)));
         }
         lines.push('\n');
     };
@@ -140,7 +152,7 @@ fn conclusion(estimates: &Estimates) -> String {
         return lines;
     };
     let Value { value, low, high } = estimates.decisive();
-    let apart = format!("{value:+.5} ({low:+.5} to {high:+.5}), by {by}");
+    let apart = format!("{} ({} to {}), by {by}", signed(value), signed(low), signed(high));
     match conclusion {
         Conclusion::Better => format!("the new ranker is better than what was logged: {apart}"),
         Conclusion::Worse => format!("the new ranker is worse than what was logged: {apart}"),
@@ -148,8 +160,24 @@ fn conclusion(estimates: &Estimates) -> String {
     }
 }
 
+/// With so many digits, or an exponent where the number is long.
+fn plain(value: f64, digits: usize) -> String {
+    if value.abs() < 1e9 || !value.is_finite() { format!("{value:.digits$}") } else { format!("{value:.3e}") }
+}
+
+/// A difference.
+fn signed(value: f64) -> String {
+    if value.abs() < 1e9 || !value.is_finite() { format!("{value:+.5}") } else { format!("{value:+.3e}") }
+}
+
+/// A name out of a log, without what moves a terminal.
+fn shown(name: &str) -> String {
+    name.chars().flat_map(|c| if c.is_control() { c.escape_debug().collect() } else { vec![c] }).collect()
+}
+
 pub fn abtest(report: &AbTestReport) -> String {
     let Reading { arms, control, ratio_check, against_control, .. } = &report.reading;
+    let control = shown(control);
     let mut lines = String::new();
     let unit = match report.unit {
         Unit::User => "user",
@@ -167,12 +195,13 @@ pub fn abtest(report: &AbTestReport) -> String {
     if report.repeated > 0 {
         let _ = writeln!(lines, "           {} stand in the log again, and counted once", count(report.repeated));
     }
-    if report.without_user > 0 {
-        let what = match report.without_user_policy {
-            WithoutUser::Session => "have no user: their sessions count as users",
-            _ => "have no user, and were left out",
-        };
-        let _ = writeln!(lines, "           {} searches {what}", count(report.without_user));
+    for (number, what) in [
+        (report.without_user - report.left_out, "have no user: their sessions count as users".to_owned()),
+        (report.left_out, format!("have no {unit}, and were left out")),
+    ] {
+        if number > 0 {
+            let _ = writeln!(lines, "           {} searches {what}", count(number));
+        }
     }
     if report.reading.users_in_several > 0 {
         let _ = writeln!(
@@ -182,14 +211,26 @@ pub fn abtest(report: &AbTestReport) -> String {
             count(report.reading.searches_in_several)
         );
     }
-    let width = arms.iter().map(|arm| arm.arm.len()).max().unwrap_or(0).max(9);
+    if report.reading.users_also_elsewhere > 0 {
+        let _ = writeln!(
+            lines,
+            "           {} also saw an arm that is not read, and were left out with their {} searches",
+            counted(report.reading.users_also_elsewhere, unit),
+            count(report.reading.searches_also_elsewhere)
+        );
+    }
+    for metric in &report.not_logged {
+        let _ = writeln!(lines, "           {} is not read: the log does not say what it counts", metric.name());
+    }
+    let names: Vec<String> = arms.iter().map(|arm| shown(&arm.arm)).collect();
+    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(9);
     let all: u64 = arms.iter().map(|arm| arm.users).sum();
     let _ = writeln!(lines, "\n{:width$}  {:>12}  {:>8}  {:>8}  {:>12}", "arm", units, "share", "planned", "searches");
-    for arm in arms {
+    for (arm, name) in arms.iter().zip(&names) {
         let _ = writeln!(
             lines,
             "{:width$}  {:>12}  {:>6.2} %  {:>6.2} %  {:>12}",
-            arm.arm,
+            name,
             count(arm.users),
             100.0 * arm.users as f64 / all.max(1) as f64,
             100.0 * arm.planned_share,
@@ -205,18 +246,22 @@ pub fn abtest(report: &AbTestReport) -> String {
         ranking::online::MISMATCH_BELOW
     );
     for against in against_control {
+        let arm = shown(&against.arm);
+        let title = format!("{arm} against {control}");
+        let longest = against.effects.iter().map(|effect| effect.metric.name().len()).max().unwrap_or(0);
+        let first = title.chars().count().max(longest).max(24);
+        let width = control.chars().count().max(arm.chars().count()).max(10);
         let _ = writeln!(
             lines,
-            "\n{:<24} {:>10}  {:>10}  {:>10}  {:>22}  {:>8}  {:>20}",
-            format!("{} against {control}", against.arm),
-            control,
-            against.arm,
-            "difference",
-            "95 % interval",
-            "lift",
-            "95 % interval"
+            "\n{title:<first$} {control:>width$}  {arm:>width$}  {:>10}  {:>22}  {:>8}  {:>20}",
+            "difference", "95 % interval", "lift", "95 % interval"
         );
-        against.effects.iter().for_each(|effect| lines += &line(effect));
+        against.effects.iter().for_each(|effect| lines += &line(effect, first, width));
+    }
+    lines.push('\n');
+    for metric in &report.reading.metrics {
+        let definition = metric.definition().replace("users", &units);
+        let _ = writeln!(lines, "{:<24} {definition}", metric.name());
     }
     let _ = write!(lines, "\n{units} resampled {} times, seed {}; ", count(report.resamples as u64), report.seed);
     let mixed = report.reading.users_are_mixed();
@@ -224,16 +269,19 @@ pub fn abtest(report: &AbTestReport) -> String {
         let _ = write!(
             lines,
             "no conclusion: {:.1} % of the {units} saw several arms, and {:.1} % is the most; those who search much are left out first, so that those who are \
-             left are others\nwhat to do: keep a {unit} in its arm; where sessions were divided between the arms, say `--unit session`",
+             left are others\nwhat to do: {}",
             100.0 * report.reading.share_in_several(),
-            100.0 * ranking::online::MAX_IN_SEVERAL
+            100.0 * ranking::online::MAX_IN_SEVERAL,
+            mixed_hint(report.unit)
         );
     } else if ratio_check.mismatch {
-        lines += "no conclusion: the arms do not have the users that they were to have, so that something loses users of one arm more than of \
-            another, and what is left cannot be compared\nwhat to do: find where users are lost (redirects, crashes, late logging, bots), or give \
-            the planned split with `--split`";
+        let _ = write!(
+            lines,
+            "no conclusion: the arms do not have the {units} that they were to have, so that something loses {units} of one arm more than of \
+             another, and what is left cannot be compared\nwhat to do: {MISMATCH_HINT}"
+        );
     } else {
-        let chances = Metric::ALL.len() * against_control.len();
+        let chances = report.reading.metrics.len() * against_control.len();
         let _ = write!(
             lines,
             "each interval holds the truth in {:.0} % of tests by itself, and there are {chances} of them",
@@ -243,7 +291,7 @@ pub fn abtest(report: &AbTestReport) -> String {
     lines
 }
 
-fn line(effect: &Effect) -> String {
+fn line(effect: &Effect, first: usize, width: usize) -> String {
     let interval = |interval: &Interval, scale: f64, digits: usize, sign: &str| match (interval.low, interval.high) {
         (Some(low), Some(high)) => format!("{:+.digits$} to {:+.digits$}{sign}", scale * low, scale * high),
         _ => "too rare".into(),
@@ -258,7 +306,7 @@ fn line(effect: &Effect) -> String {
         |lift| (format!("{:+.2} %", 100.0 * lift.value), interval(&lift, 100.0, 2, " %")),
     );
     format!(
-        "{:<24} {:>10.5}  {:>10.5}  {:>+10.5}  {:>22}  {:>8}  {:>20}{verdict}\n",
+        "{:<first$} {:>width$.5}  {:>width$.5}  {:>+10.5}  {:>22}  {:>8}  {:>20}{verdict}\n",
         effect.metric.name(),
         effect.control,
         effect.value,
@@ -282,5 +330,17 @@ impl std::fmt::Display for Small {
         } else {
             write!(f, "{:.digits$}", self.0)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_out_of_a_log_do_not_move_the_terminal_and_long_numbers_get_an_exponent() {
+        assert_eq!(shown("grün \u{1b}[31mred\nline"), "grün \\u{1b}[31mred\\nline");
+        assert_eq!([plain(9.618, 2), plain(5e199, 2), plain(f64::NAN, 2)], ["9.62", "5.000e199", "NaN"]);
+        assert_eq!([signed(0.25), signed(-1e12)], ["+0.25000", "-1.000e12"]);
     }
 }

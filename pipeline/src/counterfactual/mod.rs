@@ -1,18 +1,17 @@
 //! What a new ranker would have earned: reads click logs and the new ranker's scores, or a table of logged actions, and hands them to
 //! [`ranking::counterfactual`].
 //!
-//! The log is read once, file by file. What stays in memory is the scores and the identities of searches, by which a search that the log
-//! repeats counts once.
+//! The log is read file by file. What stays in memory is the scores and, while copies are looked for, the identities of searches.
 
 mod scores;
 mod table;
 
-use std::{collections::HashSet, path::PathBuf};
+use std::path::PathBuf;
 
 use chrono::NaiveDate;
 use ranking::{
     counterfactual::{
-        Action, Actions, BadPropensity, ByExamination, ByPlacement, Doubt, Estimates, Gain, Limits, Moved,
+        Action, Actions, BadAction, BadPropensity, ByExamination, ByPlacement, Doubt, Estimates, Gain, Limits, Moved,
         new_positions,
     },
     propensity::{PropensityTable, Window},
@@ -24,7 +23,7 @@ pub use self::scores::ScoredBy;
 use self::{scores::Scores, table::Table};
 use crate::{
     PipelineError,
-    lake::{Event, EventFile, Lake, Shown, Wanted, dates},
+    lake::{Conversions, Event, Searches, Shown, Wanted, dates},
 };
 
 /// What is earned.
@@ -76,6 +75,8 @@ pub struct ClicksReport {
     /// Searches that are left out, as no result of them has a score, or only some have.
     pub unscored: u64,
     pub partly_scored: u64,
+    /// Searches that are left out, as they showed nothing.
+    pub showed_nothing: u64,
     pub estimates: Estimates,
 }
 
@@ -109,62 +110,60 @@ pub async fn clicks(
     check(options.clip, &options.limits)?;
     let dates = dates(options.from, options.to)?;
     let scores = Scores::read(&options.scores)?;
-    let lake = Lake::open(&options.logs)?;
-    let files = lake.files(dates).await?;
-    let window = files.first().zip(files.last()).map(|(first, last)| Window { from: first.date, to: last.date });
+    let log = Searches::open(&options.logs, dates).await?;
     let mut sums = match &options.weights {
         ListWeights::Examination { table, gain } => {
             Sums::Examination(ByExamination::new(options.clip, table.clone(), *gain))
         }
         ListWeights::Placement => Sums::Placement(ByPlacement::new(options.clip)),
     };
-    let wanted = Wanted { people: true, conversions: options.reward != Reward::Click, arm: None };
-    let (mut seen, mut searches, mut repeated) = (HashSet::new(), 0u64, 0u64);
-    let (mut unscored, mut partly_scored, mut nameless) = (0u64, 0u64, 0u64);
+    let conversions = if options.reward == Reward::Click { Conversions::Unwanted } else { Conversions::Needed };
+    let wanted = Wanted { people: true, conversions, arm: None };
+    let (mut searches, mut showed_nothing, mut unscored) = (0u64, 0u64, 0u64);
+    let (mut partly_scored, mut nameless) = (0u64, 0u64);
     let (mut found, mut results) = (Vec::new(), Vec::new());
-    let all = files.iter().map(|file| file.bytes).sum();
-    let mut done = 0;
-    for file in &files {
-        let name = lake.store().display(&lake.store().relative(&file.path).unwrap_or_default());
-        let opened = EventFile::open(&lake, file, &name).await?;
-        let each = |event: Event<'_>| -> Result<(), PipelineError> {
-            if event.search.is_some_and(|search| !seen.insert(search)) {
-                repeated += 1;
-                return Ok(());
+    let each = |name: &str, event: Event<'_>| -> Result<(), PipelineError> {
+        searches += 1;
+        nameless += u64::from(!scores.of(&event, &mut found));
+        match found.iter().flatten().count() {
+            0 if found.is_empty() => showed_nothing += 1,
+            0 => unscored += 1,
+            some if some < found.len() => partly_scored += 1,
+            _ => {
+                moved(&event, &found, options.reward, &mut results)
+                    .map_err(|position| twice(name, event.row, position))?;
+                sums.add(unit(&event, searches), &results).map_err(|error| improper(name, event.row, error))?;
             }
-            searches += 1;
-            nameless += u64::from(!scores.of(&event, &mut found));
-            match found.iter().flatten().count() {
-                0 => unscored += 1,
-                some if some < found.len() => partly_scored += 1,
-                _ => {
-                    moved(&event, &found, options.reward, &mut results)
-                        .map_err(|position| twice(&name, event.row, position))?;
-                    sums.add(unit(&event, searches), &results).map_err(|error| improper(&name, event.row, error))?;
-                }
-            }
-            Ok(())
-        };
-        opened.for_each(&wanted, each).await?;
-        done += file.bytes;
-        progress(done, all);
-    }
+        }
+        Ok(())
+    };
+    let repeated = log.for_each(&wanted, progress, each).await?;
     let Some(mut estimates) = sums.estimates(&options.limits) else {
         return Err(nothing_scored(options, scores.by, searches, partly_scored, nameless));
     };
-    let share = partly_scored as f64 / (searches - unscored).max(1) as f64;
+    let share = partly_scored as f64 / (searches - unscored - showed_nothing).max(1) as f64;
     if share > options.limits.max_unsupported {
         estimates.doubts.push(Doubt::PartlyScored { share, most: options.limits.max_unsupported });
         estimates.conclusion = None;
     }
-    let (files, scored_by, scores) = (files.len() as u64, scores.by, scores.len() as u64);
-    Ok(ClicksReport { window, files, searches, repeated, scores, scored_by, unscored, partly_scored, estimates })
+    Ok(ClicksReport {
+        window: log.window(),
+        files: log.files(),
+        searches,
+        repeated,
+        scores: scores.len() as u64,
+        scored_by: scores.by,
+        unscored,
+        partly_scored,
+        showed_nothing,
+        estimates,
+    })
 }
 
 /// Where the new ranker puts a search's results; or the position that two of them have.
-fn moved(event: &Event<'_>, scores: &[Option<f32>], reward: Reward, moved: &mut Vec<Moved>) -> Result<(), u32> {
+fn moved(event: &Event<'_>, scores: &[Option<f64>], reward: Reward, moved: &mut Vec<Moved>) -> Result<(), u32> {
     let positions: Vec<u32> = event.results.iter().map(|result| result.position).collect();
-    let scores: Vec<f32> = scores.iter().copied().flatten().collect();
+    let scores: Vec<f64> = scores.iter().copied().flatten().collect();
     let new = new_positions(&positions, &scores);
     let mut places = new.clone();
     places.sort_unstable();
@@ -188,12 +187,12 @@ fn moved(event: &Event<'_>, scores: &[Option<f32>], reward: Reward, moved: &mut 
 
 /// Whose search it was: the user's, else the session's, else nobody's but its own.
 fn unit(event: &Event<'_>, number: u64) -> u64 {
-    const SESSION: u64 = 0x5e55_10c4_0000_0001;
-    event.user.or(event.session.map(|session| session ^ SESSION)).unwrap_or(number)
+    event.user.or(event.session_as_user()).unwrap_or(number)
 }
 
 fn twice(file: &str, row: u64, position: u32) -> PipelineError {
     PipelineError::data(format!("`{file}`, row {row}: two results are at position {position}"))
+        .with_hint("the new ranker moves results among the positions of their search: is it the position on a page, or in a block, that is logged?")
 }
 
 fn improper(file: &str, row: u64, error: BadPropensity) -> PipelineError {
@@ -202,7 +201,9 @@ fn improper(file: &str, row: u64, error: BadPropensity) -> PipelineError {
             "log each result's probability of standing where it stood (`ranking::propensity::Exploration` computes it), or weigh by \
              `--weights examination`"
         }
-        BadPropensity::Improper { .. } => "see how it is computed: what was shown had some chance to be",
+        BadPropensity::Improper { .. } | BadPropensity::Tiny { .. } => {
+            "see how it is computed: what was shown had some chance to be"
+        }
     };
     PipelineError::data(format!("`{file}`, row {row}: {error}")).with_hint(hint)
 }
@@ -266,7 +267,12 @@ pub fn actions(options: &ActionsOptions) -> Result<Estimates, PipelineError> {
             let action =
                 Action { reward: reward.value(row), propensity: propensity.value(row), target: target.value(row) };
             actions.add(unit, action).map_err(|error| {
-                let refused = rows.wrong(row, error);
+                let refused = match error {
+                    BadAction::Reward(_) => rows.wrong_in(row, 0, error),
+                    BadAction::Propensity(_) => rows.wrong_in(row, 1, error),
+                    BadAction::Target(_) => rows.wrong_in(row, 2, error),
+                    BadAction::Weight { .. } => rows.wrong(row, error),
+                };
                 refused.with_hint("rows hold what was done: a reward, the probability with which it was done, and the one with which the \
                     new policy would do the same")
             })?;

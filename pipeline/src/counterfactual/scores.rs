@@ -36,7 +36,7 @@ impl ScoredBy {
 /// In memory, by hashes: about 30 bytes a score.
 pub(super) struct Scores {
     pub by: ScoredBy,
-    scores: HashMap<u64, f32>,
+    scores: HashMap<u64, f64>,
 }
 
 impl Scores {
@@ -64,8 +64,8 @@ impl Scores {
                     })?,
                 };
                 match scores.entry(key(of, xxh3_64(document.as_bytes()))) {
-                    Entry::Vacant(place) => _ = place.insert(score as f32),
-                    Entry::Occupied(place) if *place.get() == score as f32 => {}
+                    Entry::Vacant(place) => _ = place.insert(score),
+                    Entry::Occupied(place) if *place.get() == score => {}
                     Entry::Occupied(place) => {
                         let message = format!(
                             "document `{document}` of {} `{search}` has score {score}, and had {} before",
@@ -91,7 +91,7 @@ impl Scores {
     }
 
     /// The score of each result of a search, as far as they are known; false where the log does not tell which search it was.
-    pub fn of(&self, event: &Event<'_>, found: &mut Vec<Option<f32>>) -> bool {
+    pub fn of(&self, event: &Event<'_>, found: &mut Vec<Option<f64>>) -> bool {
         let of = match self.by {
             ScoredBy::QueryId => Some(event.query),
             ScoredBy::ListId => event.search.map(|id| id as u64),

@@ -38,7 +38,7 @@ pub(super) struct Rows<'a> {
 
 impl Table {
     pub fn open(path: &Path) -> Result<Self, PipelineError> {
-        let files = list_files(path)?;
+        let files = list_files(path).map_err(|error| only_csv(path).unwrap_or(error))?;
         let extension = files[0].extension().unwrap_or_default().to_string_lossy().to_lowercase();
         let delimiter = match &*extension {
             "csv" => Some(b','),
@@ -90,6 +90,15 @@ impl Table {
         }
         Ok(())
     }
+}
+
+/// Where a folder holds CSV files and is refused for it: a folder is read as Parquet.
+fn only_csv(folder: &Path) -> Option<PipelineError> {
+    let is_csv = |path: &Path| path.extension().is_some_and(|kind| kind == "csv" || kind == "tsv");
+    let mut entries = std::fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let csv = entries.find(|path| is_csv(path))?;
+    let message = format!("`{}` holds CSV, and of folders Parquet is read", folder.display());
+    Some(PipelineError::data(message).with_hint(format!("CSV goes in as one file: `{}`", csv.display())))
 }
 
 fn from_parquet(
@@ -179,10 +188,16 @@ impl Rows<'_> {
         PipelineError::data(format!("`{}`, row {}: {what}", self.file.display(), self.first + row as u64))
     }
 
+    /// An error about one cell.
+    pub fn wrong_in(&self, row: usize, column: usize, what: impl std::fmt::Display) -> PipelineError {
+        self.wrong(row, format!("column `{}`: {what}", self.names[column]))
+    }
+
     /// A column of numbers without nulls.
     pub fn numbers(&self, column: usize) -> Result<Float64Array, PipelineError> {
         let (name, found) = (self.names[column], self.whole(column)?);
-        if let Some(texts) = found.as_string_opt::<i32>() {
+        if is_text(found.data_type()) {
+            let texts = self.ids(column)?;
             let number = |row: usize| {
                 let text = texts.value(row);
                 text.parse().map_err(|_| self.wrong(row, format!("column `{name}` is `{text}`, which is no number")))
@@ -201,9 +216,7 @@ impl Rows<'_> {
     pub fn ids(&self, column: usize) -> Result<StringArray, PipelineError> {
         let (name, found) = (self.names[column], self.whole(column)?);
         let kind = found.data_type();
-        let is_text =
-            matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Dictionary(..));
-        if !is_text && !kind.is_integer() {
+        if !is_text(kind) && !kind.is_integer() {
             return Err(self.wrong(0, format!("column `{name}` is {kind}, and ids are text or whole numbers")));
         }
         let texts = cast(found, &DataType::Utf8)
@@ -214,8 +227,16 @@ impl Rows<'_> {
     fn whole(&self, column: usize) -> Result<&ArrayRef, PipelineError> {
         let found = &self.columns[column];
         match (0..found.len()).find(|row| found.is_null(*row)) {
-            Some(row) => Err(self.wrong(row, format!("column `{}` is missing", self.names[column]))),
+            Some(row) => Err(self.wrong(row, format!("column `{}` is empty", self.names[column]))),
             None => Ok(found),
         }
+    }
+}
+
+fn is_text(kind: &DataType) -> bool {
+    match kind {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Dictionary(_, values) => is_text(values),
+        _ => false,
     }
 }

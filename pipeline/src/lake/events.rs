@@ -27,9 +27,20 @@ pub(crate) struct Wanted {
     /// Who searched.
     pub people: bool,
     /// Carts and purchases.
-    pub conversions: bool,
+    pub conversions: Conversions,
     /// The column that names an A/B test's arm.
     pub arm: Option<String>,
+}
+
+/// Whether carts and purchases are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Conversions {
+    #[default]
+    Unwanted,
+    /// A file that has none says that there were none.
+    WhereLogged,
+    /// A file that has none is refused.
+    Needed,
 }
 
 /// One search, ids as hashes.
@@ -46,6 +57,14 @@ pub(crate) struct Event<'a> {
     pub arm: Option<&'a str>,
     pub explored: bool,
     pub results: &'a [Shown],
+}
+
+impl Event<'_> {
+    /// Whose search it was, where sessions stand for people: told from a user of the same id.
+    pub fn session_as_user(&self) -> Option<u64> {
+        const SESSION: u64 = 0x5e55_10c4_0000_0001;
+        self.session.map(|session| session ^ SESSION)
+    }
 }
 
 /// One result.
@@ -79,6 +98,18 @@ impl<'n> EventFile<'n> {
         self.builder.schema()
     }
 
+    pub fn name(&self) -> &str {
+        self.name
+    }
+
+    /// Whether its results have this field.
+    pub fn has_result_field(&self, name: &str) -> bool {
+        let columns = self.builder.parquet_schema().columns().iter();
+        columns
+            .map(|column| column.path().parts())
+            .any(|path| path[0] == "results" && path.last().is_some_and(|last| last == name))
+    }
+
     /// How many events it holds.
     pub fn events(&self) -> u64 {
         self.builder.metadata().file_metadata().num_rows().max(0) as u64
@@ -91,7 +122,7 @@ impl<'n> EventFile<'n> {
         mut each: impl FnMut(Event<'_>) -> Result<(), PipelineError>,
     ) -> Result<(), PipelineError> {
         let Self { name, builder } = self;
-        let mask = wanted.mask(builder.parquet_schema());
+        let mask = leaves(builder.parquet_schema(), |path| wanted.holds(path));
         let batches = builder.with_projection(mask).with_batch_size(BATCH).build();
         let mut batches = batches.map_err(|error| unreadable(name, error))?;
         let (mut first, mut results) = (0, Vec::new());
@@ -105,6 +136,22 @@ impl<'n> EventFile<'n> {
         }
         Ok(())
     }
+
+    /// Reads the identities of its searches alone, of those that have one.
+    pub async fn each_search(self, mut each: impl FnMut(i64)) -> Result<(), PipelineError> {
+        let Self { name, builder } = self;
+        let mask =
+            leaves(builder.parquet_schema(), |path| matches!(path, [column] if IDENTITY.contains(&column.as_str())));
+        let batches = builder.with_projection(mask).with_batch_size(BATCH).build();
+        let mut batches = batches.map_err(|error| unreadable(name, error))?;
+        let mut first = 0;
+        while let Some(batch) = batches.try_next().await.map_err(|error| unreadable(name, error))? {
+            let identity = Identity::of(&batch).map_err(|problem| problem.at(name, first))?;
+            (0..batch.num_rows()).filter_map(|row| identity.search(row)).for_each(&mut each);
+            first += batch.num_rows() as u64;
+        }
+        Ok(())
+    }
 }
 
 fn unreadable(name: &str, error: parquet::errors::ParquetError) -> PipelineError {
@@ -113,24 +160,29 @@ fn unreadable(name: &str, error: parquet::errors::ParquetError) -> PipelineError
 }
 
 impl Wanted {
-    fn mask(&self, schema: &SchemaDescriptor) -> ProjectionMask {
-        let wanted = |path: &[String]| match path {
+    /// Whether a leaf of the schema is read.
+    fn holds(&self, path: &[String]) -> bool {
+        match path {
             [column] => {
-                ["session_id", "query_timestamp", "query_id", "explored"].contains(&column.as_str())
+                IDENTITY.contains(&column.as_str())
+                    || column == "explored"
                     || self.people && column == "user_id"
                     || self.arm.as_ref() == Some(column)
             }
             [column, .., field] => {
                 let always = ["position", "document_id", "clicked", "propensity"].contains(&field.as_str());
                 let conversions = ["added_to_cart", "purchased"].contains(&field.as_str());
-                column == "results" && (always || self.conversions && conversions)
+                column == "results" && (always || self.conversions != Conversions::Unwanted && conversions)
             }
             [] => false,
-        };
-        let columns = schema.columns().iter().enumerate();
-        let leaves = columns.filter(|(_, column)| wanted(column.path().parts())).map(|(leaf, _)| leaf);
-        ProjectionMask::leaves(schema, leaves)
+        }
     }
+}
+
+fn leaves(schema: &SchemaDescriptor, wanted: impl Fn(&[String]) -> bool) -> ProjectionMask {
+    let columns = schema.columns().iter().enumerate();
+    let leaves = columns.filter(|(_, column)| wanted(column.path().parts())).map(|(leaf, _)| leaf);
+    ProjectionMask::leaves(schema, leaves)
 }
 
 /// What is wrong with a batch.
@@ -161,11 +213,39 @@ impl Problem {
     }
 }
 
-/// The columns of a batch, in the types that are read here.
-struct Columns {
+/// What a search is named by.
+const IDENTITY: [&str; 3] = ["session_id", "query_id", "query_timestamp"];
+
+/// The columns that name a search, of a batch.
+struct Identity {
     session: Option<StringArray>,
     time: Option<TimestampMicrosecondArray>,
     query: StringArray,
+}
+
+impl Identity {
+    fn of(batch: &RecordBatch) -> Result<Self, Problem> {
+        let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let query = batch.column_by_name("query_id").ok_or(Problem::Missing("query_id"))?;
+        Ok(Self {
+            session: optional(batch.column_by_name("session_id"), "session_id", DataType::Utf8)?
+                .map(|column| column.as_string::<i32>().clone()),
+            time: optional(batch.column_by_name("query_timestamp"), "query_timestamp", time)?
+                .map(|column| column.as_primitive::<TimestampMicrosecondType>().clone()),
+            query: converted(query, "query_id", &DataType::Utf8)?.as_string::<i32>().clone(),
+        })
+    }
+
+    fn search(&self, row: usize) -> Option<i64> {
+        let (session, time) = self.session.as_ref().zip(self.time.as_ref())?;
+        let named = session.is_valid(row) && time.is_valid(row) && self.query.is_valid(row);
+        named.then(|| list_id(session.value(row), self.query.value(row), time.value(row)))
+    }
+}
+
+/// The columns of a batch, in the types that are read here.
+struct Columns {
+    identity: Identity,
     people: bool,
     user: Option<StringArray>,
     arm: Option<StringArray>,
@@ -199,21 +279,17 @@ impl Columns {
         let kind = || Problem::Kind { column: "results", found: lists.data_type().clone() };
         let results: &StructArray = values.as_struct_opt().ok_or_else(kind)?;
         let field = |name: &str, full: &'static str| results.column_by_name(name).ok_or(Problem::Missing(full));
-        let optional = |found: Option<&ArrayRef>, name: &'static str, to: DataType| {
-            found.map(|found| converted(found, name, &to)).transpose()
-        };
         let arm = wanted.arm.as_ref().and_then(|name| Some((name, batch.column_by_name(name)?)));
         let yes_or_no = |name: &str, full: &'static str| -> Result<Option<BooleanArray>, Problem> {
-            let found = wanted.conversions.then(|| field(name, full)).transpose()?;
+            let found = match wanted.conversions {
+                Conversions::Unwanted => None,
+                Conversions::WhereLogged => results.column_by_name(name),
+                Conversions::Needed => Some(field(name, full)?),
+            };
             Ok(optional(found, full, DataType::Boolean)?.map(|column| column.as_boolean().clone()))
         };
-        let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
         Ok(Self {
-            session: optional(batch.column_by_name("session_id"), "session_id", DataType::Utf8)?
-                .map(|column| column.as_string::<i32>().clone()),
-            time: optional(batch.column_by_name("query_timestamp"), "query_timestamp", time)?
-                .map(|column| column.as_primitive::<TimestampMicrosecondType>().clone()),
-            query: converted(column("query_id")?, "query_id", &DataType::Utf8)?.as_string::<i32>().clone(),
+            identity: Identity::of(batch)?,
             people: wanted.people,
             user: optional(batch.column_by_name("user_id"), "user_id", DataType::Utf8)?
                 .map(|column| column.as_string::<i32>().clone()),
@@ -241,7 +317,8 @@ impl Columns {
     /// The event of a row of the batch; `results` is where its results go.
     fn event<'a>(&'a self, row: usize, results: &'a mut Vec<Shown>) -> Result<Event<'a>, Problem> {
         let null = |column| Problem::Null { row, column };
-        if self.query.is_null(row) {
+        let query = &self.identity.query;
+        if query.is_null(row) {
             return Err(null("query_id"));
         }
         if self.lists.is_null(row) {
@@ -281,19 +358,13 @@ impl Columns {
         };
         let person = |column: &'a Option<StringArray>| named(column).filter(|_| self.people);
         let hashed = |text: Option<&str>| text.map(|text| xxh3_64(text.as_bytes()));
-        let search = match (&self.session, &self.time) {
-            (Some(session), Some(time)) if session.is_valid(row) && time.is_valid(row) => {
-                Some(list_id(session.value(row), self.query.value(row), time.value(row)))
-            }
-            _ => None,
-        };
         Ok(Event {
             row: row as u64,
-            search,
-            query: xxh3_64(self.query.value(row).as_bytes()),
+            search: self.identity.search(row),
+            query: xxh3_64(query.value(row).as_bytes()),
             user: hashed(person(&self.user)),
-            session: hashed(person(&self.session)),
-            arm: named(&self.arm),
+            session: hashed(person(&self.identity.session)),
+            arm: named(&self.arm).map(str::trim).filter(|name| !name.is_empty()),
             explored,
             results,
         })
@@ -304,15 +375,24 @@ fn holds(column: &Option<BooleanArray>, row: usize) -> bool {
     column.as_ref().is_some_and(|column| column.is_valid(row) && column.value(row))
 }
 
+/// Whether a column of this type can name arms.
+pub(crate) fn names_arms(kind: &DataType) -> bool {
+    let is_text = matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Dictionary(..));
+    is_text || kind.is_integer() || *kind == DataType::Boolean
+}
+
 /// The names of arms, whatever they are written as.
 fn arms(name: &str, column: &ArrayRef) -> Result<StringArray, Problem> {
     let found = column.data_type();
     let refused = || Problem::Arm { column: name.to_owned(), found: found.clone() };
-    let is_text = matches!(found, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Dictionary(..));
-    if !is_text && !found.is_integer() && *found != DataType::Boolean {
+    if !names_arms(found) {
         return Err(refused());
     }
     Ok(cast(column, &DataType::Utf8).map_err(|_| refused())?.as_string::<i32>().clone())
+}
+
+fn optional(found: Option<&ArrayRef>, name: &'static str, to: DataType) -> Result<Option<ArrayRef>, Problem> {
+    found.map(|found| converted(found, name, &to)).transpose()
 }
 
 /// Other writers take other widths of numbers and kinds of text.

@@ -7,6 +7,7 @@
 mod commit;
 mod events;
 mod file;
+mod searches;
 mod spool;
 mod stored;
 mod writer;
@@ -21,11 +22,14 @@ use chrono::NaiveDate;
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::{ObjectMeta, path::Path};
 
-pub(crate) use self::events::{Event, EventFile, Shown, Wanted};
 pub use self::{
     commit::{Commit, CommittedFile, DeadLetters},
     spool::{Published, Spool},
     writer::{CommitOptions, LakeWriter, RollOptions},
+};
+pub(crate) use self::{
+    events::{Conversions, Event, EventFile, Shown, Wanted, names_arms},
+    searches::Searches,
 };
 use crate::{PipelineError, store::Store};
 
@@ -75,12 +79,14 @@ impl Lake {
             return Ok(files);
         }
         let place = self.store.display("");
-        let (from, to) = dates.into_inner();
+        let of = match dates.into_inner() {
+            (NaiveDate::MIN, to) => format!("up to {to}"),
+            (from, NaiveDate::MAX) => format!("from {from} on"),
+            (from, to) => format!("from {from} to {to}"),
+        };
         Err(match (known.first(), known.last()) {
-            (Some(first), Some(last)) => {
-                PipelineError::data(format!("`{place}` has no click logs from {from} to {to}"))
-                    .with_hint(format!("there are {} dates, from {first} to {last}", known.len()))
-            }
+            (Some(first), Some(last)) => PipelineError::data(format!("`{place}` has no click logs {of}"))
+                .with_hint(format!("there are {} dates, from {first} to {last}", known.len())),
             _ => PipelineError::data(format!("`{place}` holds no click logs")).with_hint(
                 "fill it with `lockstep collect` or `lockstep logs simulate`, or see whether the path is right",
             ),

@@ -1,12 +1,12 @@
 //! How much positions are looked at, estimated from the click logs of a lake: reads what the estimators of
 //! [`ranking::propensity::estimate`] count, and writes a [`PropensityTable`] as a file.
 //!
-//! One pass over the files, of the few columns that are needed. Counts by position take no memory to speak of; those by query, document and
+//! Of the files only the few columns that are needed are read. Counts by position take no memory to speak of; those by query, document and
 //! position are bounded by a sample of queries.
 
 mod file;
 
-use std::{collections::HashSet, ops::RangeInclusive, path::PathBuf};
+use std::{ops::RangeInclusive, path::PathBuf};
 
 use chrono::NaiveDate;
 use ranking::propensity::{
@@ -18,7 +18,7 @@ use serde::Serialize;
 pub use self::file::read_table;
 use crate::{
     PipelineError,
-    lake::{self, Event, EventFile, Lake, Wanted},
+    lake::{self, Event, Searches, Wanted},
 };
 
 /// Fewer replicates than this leave the width of an interval to chance.
@@ -103,37 +103,21 @@ pub async fn estimate(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<EstimateReport, PipelineError> {
     let dates = check(options)?;
-    let lake = Lake::open(&options.logs)?;
-    let files = lake.files(dates).await?;
-    let window = files.first().zip(files.last()).map(|(first, last)| Window { from: first.date, to: last.date });
+    let searches = Searches::open(&options.logs, dates).await?;
+    let window = searches.window();
     let mut counts = match options.estimator {
         Estimator::Randomized => Counts::Randomized(Randomized::new(options.positions)),
         Estimator::Pairs | Estimator::Em => Counts::Moved(Exposures::new(options.positions, options.cells)),
     };
     let (mut events, mut impressions, mut clicks, mut explored) = (0, 0, 0, 0);
-    // A search that the log repeats counts once, as `prepare` takes it.
-    let (mut seen, mut repeated) = (HashSet::new(), 0u64);
-    let all = files.iter().map(|file| file.bytes).sum();
-    let mut done = 0;
-    for file in &files {
-        let name = lake.store().display(&lake.store().relative(&file.path).unwrap_or_default());
-        let opened = EventFile::open(&lake, file, &name).await?;
-        opened
-            .for_each(&Wanted::default(), |event| {
-                if event.search.is_some_and(|search| !seen.insert(search)) {
-                    repeated += 1;
-                    return Ok(());
-                }
-                events += 1;
-                impressions += event.results.len() as u64;
-                clicks += event.results.iter().filter(|result| result.clicked).count() as u64;
-                explored += u64::from(event.explored);
-                count(&mut counts, &event, options.positions).map_err(|error| error.of(&name))
-            })
-            .await?;
-        done += file.bytes;
-        progress(done, all);
-    }
+    let each = |name: &str, event: Event<'_>| {
+        events += 1;
+        impressions += event.results.len() as u64;
+        clicks += event.results.iter().filter(|result| result.clicked).count() as u64;
+        explored += u64::from(event.explored);
+        count(&mut counts, &event, options.positions).map_err(|error| error.of(name))
+    };
+    let repeated = searches.for_each(&Wanted::default(), progress, each).await?;
     let found = match &counts {
         Counts::Randomized(counts) => counts.estimate(),
         Counts::Moved(counts) if options.estimator == Estimator::Pairs => {
@@ -160,7 +144,7 @@ pub async fn estimate(
     let table =
         found.table(window).map_err(|error| PipelineError::data("the estimate makes no table").because(error))?;
     file::write_table(&table, &options.out, options.overwrite)?;
-    let (files, out, units) = (files.len() as u64, options.out.clone(), found.units);
+    let (files, out, units) = (searches.files(), options.out.clone(), found.units);
     Ok(EstimateReport { out, files, events, impressions, clicks, explored, query_share, units, warnings, table })
 }
 

@@ -22,6 +22,8 @@ pub enum BadAction {
     Propensity(f64),
     #[error("the target probability is {0}, which is not between 0 and 1")]
     Target(f64),
+    #[error("the weight, {target} / {propensity:e}, is past what a number holds")]
+    Weight { target: f64, propensity: f64 },
 }
 
 /// Estimates the mean reward of the new policy.
@@ -47,13 +49,12 @@ impl Actions {
             return Err(BadAction::Target(target));
         }
         let weight = target / propensity;
+        if !weight.is_finite() {
+            return Err(BadAction::Weight { target, propensity });
+        }
         let (ips, clipped) = self.0.weigh(weight, reward);
         self.0.add(unit, Sample { logged: reward, ips, clipped, normalizer: weight }, true);
         Ok(())
-    }
-
-    pub fn merge(&mut self, other: &Self) {
-        self.0.merge(&other.0);
     }
 
     /// None before the first action.

@@ -27,6 +27,16 @@ impl Default for Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "doubt")]
 pub enum Doubt {
+    /// A number that the conclusion hangs on is none.
+    NotFinite {
+        value: f64,
+        low: f64,
+        high: f64,
+    },
+    /// Nothing was earned in the log at all.
+    NoRewards {
+        samples: u64,
+    },
     /// All weights together.
     FewEffective {
         effective: f64,
@@ -91,12 +101,21 @@ impl Limits {
         let mut doubts = Vec::new();
         let (weights, rewarded) = (estimates.weights, estimates.rewarded);
         let (needed, most) = (self.min_effective, self.max_unsupported);
+        let decisive = [Some(estimates.decisive()), estimates.mean_weight].into_iter().flatten();
+        let finite = |Value { value, low, high }: &Value| value.is_finite() && low.is_finite() && high.is_finite();
+        if let Some(Value { value, low, high }) = decisive.into_iter().find(|value| !finite(value)) {
+            doubts.push(Doubt::NotFinite { value, low, high });
+        }
+        if estimates.rewards == 0 {
+            doubts.push(Doubt::NoRewards { samples: estimates.samples });
+        }
         if estimates.unsupported > most {
             doubts.push(Doubt::Unsupported { share: estimates.unsupported, most });
         }
+        let explained = doubts.iter().any(|doubt| matches!(doubt, Doubt::Unsupported { .. }));
         match estimates.mean_weight {
             // What could not have been logged explains it already.
-            Some(Value { high, .. }) if high < 1.0 - most && !doubts.is_empty() => {}
+            Some(Value { high, .. }) if high < 1.0 - most && explained => {}
             Some(Value { value, low, high }) if high < 1.0 - most => {
                 doubts.push(Doubt::WeightsMissing { mean: value, low, high });
             }
@@ -105,12 +124,15 @@ impl Limits {
             }
             _ => {}
         }
-        if weights.effective < needed {
+        // What is no number is within no bound.
+        let below = |value: f64| value.is_nan() || value < needed;
+        let earned = estimates.rewards > 0;
+        if below(weights.effective) && (earned || weights.rows > 0) {
             doubts.push(Doubt::FewEffective { effective: weights.effective, rows: weights.rows, needed });
-        } else if rewarded.effective < needed {
+        } else if below(rewarded.effective) && earned {
             doubts.push(Doubt::FewEffectiveRewarded { effective: rewarded.effective, rows: rewarded.rows, needed });
         }
-        if rewarded.largest_share > self.max_share {
+        if rewarded.largest_share.is_nan() || rewarded.largest_share > self.max_share {
             doubts.push(Doubt::OneDecides { share: rewarded.largest_share, most: self.max_share });
         }
         doubts
@@ -120,6 +142,14 @@ impl Limits {
 impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
+            Self::NotFinite { value, low, high } => write!(
+                f,
+                "the numbers are not finite, {value:.3e} ({low:.3e} to {high:.3e}): a weight or a reward is past all others, or there is but one \
+                 unit"
+            ),
+            Self::NoRewards { samples } => {
+                write!(f, "nothing was earned in any of {samples}, so there is nothing to weigh")
+            }
             Self::FewEffective { effective, rows, needed } => write!(
                 f,
                 "{rows} weighed rows say as much as {effective:.1} of equal weight would, and a conclusion takes {needed}"
@@ -166,6 +196,12 @@ impl Doubt {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
         match self {
+            Self::NotFinite { .. } => {
+                "see the smallest logged probabilities and the largest rewards: are they what was meant? an interval takes two units or more"
+            }
+            Self::NoRewards { .. } => {
+                "are the reward and the dates those that were meant? name another one with `--reward`"
+            }
             Self::FewEffective { .. } | Self::FewEffectiveRewarded { .. } | Self::OneDecides { .. } => {
                 "log more exploration, or a longer window; a ranker nearer to the logging one needs less of it"
             }

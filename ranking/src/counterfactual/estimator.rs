@@ -40,7 +40,7 @@ const CLIPPED: usize = 3;
 const NORMALIZER: usize = 4;
 type Sums = [f64; 5];
 
-/// Sums of what streams by; merges.
+/// Sums of what streams by.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Estimator {
     clip: Option<f64>,
@@ -49,6 +49,8 @@ pub struct Estimator {
     sums: Clusters<5>,
     weights: WeightHealth,
     rewarded: WeightHealth,
+    /// Rewards other than 0.
+    rewards: u64,
     /// Samples that hold something which the logging policy never does.
     unsupported: u64,
 }
@@ -97,6 +99,8 @@ pub struct Estimates {
     pub weights: Weights,
     /// Of what was rewarded, by weight times reward.
     pub rewarded: Weights,
+    /// Rewards other than 0, whatever they weigh.
+    pub rewards: u64,
     /// Rewards whose weight was above the clip.
     pub clipped_rows: u64,
     /// The share of samples that hold something which could never have been logged.
@@ -116,6 +120,7 @@ impl Estimator {
             sums: Clusters::default(),
             weights: WeightHealth::default(),
             rewarded: WeightHealth::default(),
+            rewards: 0,
             unsupported: 0,
         }
     }
@@ -123,6 +128,7 @@ impl Estimator {
     /// Weighs one reward of a sample; its weighted value, unclipped and clipped.
     pub(super) fn weigh(&mut self, weight: f64, reward: f64) -> (f64, f64) {
         self.weights.add(weight, None);
+        self.rewards += u64::from(reward != 0.0);
         if reward != 0.0 && weight > 0.0 {
             self.rewarded.add(weight * reward.abs(), None);
             self.rewarded.clipped += u64::from(self.clip.is_some_and(|clip| weight > clip));
@@ -136,19 +142,6 @@ impl Estimator {
         self.samples += 1;
         self.unsupported += u64::from(!supported);
         self.sums.add(unit, &[1.0, logged, ips, clipped, normalizer]);
-    }
-
-    /// Takes in what another with the same clip has seen.
-    pub fn merge(&mut self, other: &Self) {
-        self.samples += other.samples;
-        self.unsupported += other.unsupported;
-        self.sums.merge(&other.sums);
-        self.weights.merge(&other.weights);
-        self.rewarded.merge(&other.rewarded);
-    }
-
-    pub fn samples(&self) -> u64 {
-        self.samples
     }
 
     /// The estimates; none before the first sample.
@@ -182,6 +175,7 @@ impl Estimator {
             mean_weight,
             weights: Weights::of(&self.weights),
             rewarded: Weights::of(&self.rewarded),
+            rewards: self.rewards,
             clipped_rows: self.rewarded.clipped,
             unsupported: self.unsupported as f64 / self.samples as f64,
             conclusion: None,
@@ -213,8 +207,10 @@ impl Estimates {
 
 impl Weights {
     fn of(health: &WeightHealth) -> Self {
-        let largest_share = if health.sum > 0.0 { health.largest / health.sum } else { 0.0 };
-        let effective = if health.sum > 0.0 { health.effective_rows() } else { 0.0 };
+        let share = health.largest / health.sum;
+        // Sums past what a number holds: as far as can be told, one is all.
+        let largest_share = if health.largest == 0.0 { 0.0 } else { share.min(1.0) };
+        let effective = health.effective_rows();
         Self { rows: health.rows, effective, largest: health.largest, largest_share }
     }
 }

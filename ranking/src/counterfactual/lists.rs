@@ -20,12 +20,14 @@ pub struct Moved {
 }
 
 /// Where the new ranker puts each result, among the positions that the results had: by score, descending; of equals the one that stood
-/// higher stays higher. Positions are distinct, scores are not NaN.
-pub fn new_positions(positions: &[u32], scores: &[f32]) -> Vec<u32> {
+/// higher stays higher. Positions are distinct, scores are not NaN; -0 and 0 are equal.
+pub fn new_positions(positions: &[u32], scores: &[f64]) -> Vec<u32> {
     let mut places = positions.to_vec();
     places.sort_unstable();
     let mut order: Vec<usize> = (0..positions.len()).collect();
-    order.sort_unstable_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(positions[a].cmp(&positions[b])));
+    // Adding 0 makes one of the two zeros.
+    let score = |at: usize| scores[at] + 0.0;
+    order.sort_unstable_by(|&a, &b| score(b).total_cmp(&score(a)).then(positions[a].cmp(&positions[b])));
     let mut new = vec![0; positions.len()];
     order.iter().zip(places).for_each(|(&at, place)| new[at] = place);
     new
@@ -77,10 +79,6 @@ impl ByExamination {
         self.estimator.add(unit, sample, true);
     }
 
-    pub fn merge(&mut self, other: &Self) {
-        self.estimator.merge(&other.estimator);
-    }
-
     /// None before the first search.
     pub fn estimates(&self, limits: &Limits) -> Option<Estimates> {
         self.estimator.estimates(limits)
@@ -100,6 +98,8 @@ pub enum BadPropensity {
     Missing { position: u32 },
     #[error("the result at position {position} has propensity {value}, which is not above 0 and at most 1")]
     Improper { position: u32, value: f64 },
+    #[error("the result at position {position} has propensity {value:e}, and 1 over that is past what a number holds")]
+    Tiny { position: u32, value: f64 },
 }
 
 impl ByPlacement {
@@ -114,14 +114,15 @@ impl ByPlacement {
     pub fn add(&mut self, unit: u64, results: &[Moved]) -> Result<(), BadPropensity> {
         let propensity = |result: &Moved| match result.propensity {
             None => Err(BadPropensity::Missing { position: result.logged }),
-            Some(value) if value > 0.0 && value <= 1.0 => Ok(value),
+            Some(value) if value > 0.0 && value <= 1.0 && (1.0 / value).is_finite() => Ok(value),
+            Some(value) if value > 0.0 && value <= 1.0 => Err(BadPropensity::Tiny { position: result.logged, value }),
             Some(value) => Err(BadPropensity::Improper { position: result.logged, value }),
         };
         results.iter().try_for_each(|result| propensity(result).map(drop))?;
-        let by_chance = |position: u32| {
-            let there = results.iter().find(|result| result.logged == position);
-            there.and_then(|result| result.propensity).is_some_and(|propensity| propensity < 1.0)
-        };
+        let chance = results.iter().filter(|result| result.propensity.is_some_and(|propensity| propensity < 1.0));
+        let mut moved_by_chance: Vec<u32> = chance.map(|result| result.logged).collect();
+        moved_by_chance.sort_unstable();
+        let by_chance = |position: u32| moved_by_chance.binary_search(&position).is_ok();
         let mut sample = Sample::default();
         let mut supported = true;
         for result in results {
@@ -136,10 +137,6 @@ impl ByPlacement {
         }
         self.estimator.add(unit, sample, supported);
         Ok(())
-    }
-
-    pub fn merge(&mut self, other: &Self) {
-        self.estimator.merge(&other.estimator);
     }
 
     /// None before the first search.

@@ -74,14 +74,32 @@ fn intervals_are_those_of_the_delta_method_written_out() {
 }
 
 #[test]
-fn what_was_added_in_parts_merges_to_the_whole() {
-    let whole = actions(&ROWS, Some(2.0)).estimates(&ANY).unwrap();
-    let mut left = actions(&ROWS[..3], Some(2.0));
-    left.merge(&actions(&ROWS[3..], Some(2.0)));
-    let merged = left.estimates(&ANY).unwrap();
-    close(merged.ips.value, whole.ips.value);
-    close(merged.snips.unwrap().value, whole.snips.unwrap().value);
-    close(merged.weights.effective, whole.weights.effective);
+fn numbers_past_what_can_be_summed_are_never_concluded_from() {
+    // A policy that changes nothing, but for one action that was next to impossible.
+    let mut rows: Vec<(f64, f64, f64)> = (0..5000).map(|at| (f64::from(u8::from(at % 5 == 0)), 0.5, 0.5)).collect();
+    assert_eq!(actions(&rows, None).estimates(&Limits::default()).unwrap().conclusion, Some(Conclusion::NotApart));
+    rows.push((0.0, 1e-200, 0.5));
+    let found = actions(&rows, None).estimates(&Limits::default()).unwrap();
+    assert_eq!((found.conclusion, found.weights.effective), (None, 1.0), "{found:?}");
+    let doubted = |wanted: fn(&Doubt) -> bool| found.doubts.iter().any(wanted);
+    assert!(doubted(|doubt| matches!(doubt, Doubt::NotFinite { .. })), "{:?}", found.doubts);
+    assert!(doubted(|doubt| matches!(doubt, Doubt::FewEffective { .. })), "{:?}", found.doubts);
+    // Rewards whose sum is no number: not even without bounds.
+    let rows: Vec<(f64, f64, f64)> = (0..1000).map(|at| (if at % 3 == 0 { 0.0 } else { 1e308 }, 0.1, 0.9)).collect();
+    let found = actions(&rows, None).estimates(&ANY).unwrap();
+    assert_eq!(found.conclusion, None);
+    assert!(matches!(found.doubts[0], Doubt::NotFinite { .. }), "{:?}", found.doubts);
+    assert!(found.doubts[0].to_string().starts_with("the numbers are not finite, NaN"), "{}", found.doubts[0]);
+}
+
+#[test]
+fn a_log_without_rewards_is_said_to_be_one() {
+    let found = actions(&[(0.0, 0.5, 0.5); 500], None).estimates(&Limits::default()).unwrap();
+    assert_eq!((found.conclusion, &found.doubts[..]), (None, &[Doubt::NoRewards { samples: 500 }][..]));
+    let mut clicks = ByExamination::new(None, PropensityTable::reference(), Gain::Clicks);
+    clicks.add(1, &[moved(1, 2, 0.0, None), moved(2, 1, 0.0, None)]);
+    clicks.add(2, &[moved(1, 2, 0.0, None), moved(2, 1, 0.0, None)]);
+    assert_eq!(clicks.estimates(&Limits::default()).unwrap().doubts, [Doubt::NoRewards { samples: 2 }]);
 }
 
 #[test]
@@ -92,6 +110,7 @@ fn rows_that_cannot_be_are_refused() {
     assert_eq!(refused(f64::NAN, 0.5, 0.5), "the reward is NaN, which is not finite");
     assert_eq!(refused(1.0, 0.0, 0.5), "the propensity is 0, which is not above 0 and at most 1");
     assert_eq!(refused(1.0, 0.5, 1.5), "the target probability is 1.5, which is not between 0 and 1");
+    assert_eq!(refused(1.0, 1e-320, 1.0), format!("the weight, 1 / {:e}, is past what a number holds", 1e-320));
     assert!(Actions::new(None).estimates(&ANY).is_none());
 }
 
@@ -99,6 +118,9 @@ fn rows_that_cannot_be_are_refused() {
 fn a_new_ranker_moves_results_among_their_own_positions_and_ties_stay_as_they_were() {
     assert_eq!(new_positions(&[1, 2, 3], &[0.1, 0.9, 0.5]), [3, 1, 2]);
     assert_eq!(new_positions(&[3, 1, 2], &[0.5, 0.5, 0.5]), [3, 1, 2]);
+    assert_eq!(new_positions(&[1, 2, 3], &[-0.0, 0.0, -0.0]), [1, 2, 3]);
+    // Nearer to each other than f32 can tell.
+    assert_eq!(new_positions(&[1, 2, 3], &[20_000_000.1, 20_000_000.2, 20_000_000.3]), [3, 2, 1]);
     // A second page, with a hole.
     assert_eq!(new_positions(&[11, 12, 14], &[1.0, 3.0, 2.0]), [14, 11, 12]);
 }
@@ -149,6 +171,7 @@ fn placement_weights_count_what_stands_where_the_new_ranker_puts_it_and_notice_w
     close(placement.estimates(&ANY).unwrap().unsupported, 1.0 / 3.0);
     let refused = |propensity| ByPlacement::new(None).add(4, &[moved(2, 2, 0.0, propensity)]).unwrap_err().to_string();
     assert_eq!(refused(None), "the result at position 2 has no logged propensity");
+    assert!(refused(Some(1e-320)).ends_with("is past what a number holds"));
     assert_eq!(refused(Some(0.0)), "the result at position 2 has propensity 0, which is not above 0 and at most 1");
 }
 

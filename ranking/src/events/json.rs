@@ -186,7 +186,7 @@ impl<'de> Visitor<'de> for Event<'_> {
         let (mut session_id, mut query_id, mut user_id, mut query) = (None, None, None::<Option<Text<'de>>>, None);
         let (mut query_timestamp, mut device, mut location) = (None::<Time>, None, None);
         let (mut ranker_version, mut explored) = (None::<Option<Text<'de>>>, None::<Option<bool>>);
-        let mut arm = None::<Option<Text<'de>>>;
+        let mut arm = None::<Option<Name<'de>>>;
         let (mut results, mut features, mut naive) = (None, Vec::new(), 0);
         while let Some(field) = map.next_key()? {
             match field {
@@ -223,7 +223,7 @@ impl<'de> Visitor<'de> for Event<'_> {
             location: text("location", location)?,
             ranker_version: ranker_version.flatten().map(|text| text.0),
             explored: explored.flatten(),
-            arm: arm.flatten().map(|text| text.0),
+            arm: arm.flatten().map(|name| name.0),
         };
         Ok((event, naive))
     }
@@ -463,6 +463,45 @@ impl<'de> Deserialize<'de> for Text<'de> {
     }
 }
 
+/// A name that may be written as a text, a whole number, or true and false.
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Name<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string, a whole number or a boolean")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Owned(text.to_owned())))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Owned(number.to_string())))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Owned(number.to_string())))
+            }
+
+            fn visit_bool<E>(self, yes: bool) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Borrowed(if yes { "true" } else { "false" })))
+            }
+        }
+
+        deserializer.deserialize_any(Any)
+    }
+}
+
 /// The number that a feature is; what is no number is nothing.
 struct Number(Option<f32>);
 
@@ -592,6 +631,22 @@ mod tests {
         let again = parse(&serde_json::to_vec(&first).unwrap(), &schema).unwrap().event;
         first.results.iter_mut().for_each(|result| result.features.clear());
         assert_eq!(again, first);
+    }
+
+    #[test]
+    fn an_arm_may_be_written_as_a_number_or_a_boolean() {
+        let arm = |written: Value| {
+            let mut event = event();
+            event["arm"] = written;
+            read(&event).map(|parsed| parsed.event.arm)
+        };
+        let named = |name: &str| Some(name.to_owned());
+        assert_eq!(arm(json!(1)).unwrap(), named("1"));
+        assert_eq!(arm(json!(-1)).unwrap(), named("-1"));
+        assert_eq!(arm(json!(true)).unwrap(), named("true"));
+        assert_eq!(arm(json!("b")).unwrap(), named("b"));
+        assert_eq!(arm(Value::Null).unwrap(), None);
+        assert!(arm(json!(1.5)).unwrap_err().to_string().contains("a whole number or a boolean"));
     }
 
     /// The message with which an event is refused after one of its values was set; `null` removes it.

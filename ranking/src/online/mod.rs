@@ -17,8 +17,8 @@ pub use self::{
     outcome::{Metric, Outcome},
     ratio_check::{MISMATCH_BELOW, RatioCheck},
     reading::{
-        Against, ArmReading, Effect, Insufficient, Interval, LEVEL, MAX_IN_SEVERAL, MIN_EVENTS, MIN_USERS, Reading,
-        ReadingOptions, Verdict,
+        Against, ArmReading, Effect, Insufficient, Interval, LEVEL, MAX_IN_SEVERAL, MIN_USERS, MIN_USERS_OF_EVENT,
+        Reading, ReadingOptions, Verdict,
     },
     users::{MAX_ARMS, Users},
 };

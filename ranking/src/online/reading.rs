@@ -14,8 +14,8 @@ pub const LEVEL: f64 = 0.95;
 /// Fewer users than this in an arm say nothing about how users differ.
 pub const MIN_USERS: u64 = 100;
 
-/// Of an arm in which what a metric counts has happened less often than this, the bootstrap's distribution is a few steps.
-pub const MIN_EVENTS: u64 = 10;
+/// Of an arm in which fewer users than this did what a metric counts, the bootstrap's distribution is a few steps.
+pub const MIN_USERS_OF_EVENT: u64 = 10;
 
 /// A larger share of users who saw several arms says that users were not what was divided; the heaviest searchers are left out first.
 pub const MAX_IN_SEVERAL: f64 = 0.05;
@@ -29,6 +29,8 @@ pub struct ReadingOptions {
     pub control: usize,
     /// The planned share of users of each arm, above 0, together 1.
     pub split: Vec<f64>,
+    /// What is compared.
+    pub metrics: Vec<Metric>,
     /// Resamples of the bootstrap.
     pub resamples: usize,
     /// The same seed gives the same intervals.
@@ -36,21 +38,38 @@ pub struct ReadingOptions {
 }
 
 /// Why a test cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Insufficient {
     #[error("arm `{arm}` has {users} users, and intervals over users take {MIN_USERS}")]
     FewUsers { arm: String, users: u64 },
+    /// Time does not mend it: users were not what was divided.
+    #[error(
+        "arm `{arm}` has {users} users who saw no other, and intervals over users take {MIN_USERS}; {:.1} % of the users saw several arms",
+        100.0 * share
+    )]
+    Mixed { arm: String, users: u64, share: f64 },
+    /// Nor this: users of one arm are lost.
+    #[error(
+        "arm `{arm}` has {users} users, and intervals over users take {MIN_USERS}; the arms do not have the users that they were to have \
+         (p = {p_value:.1e})"
+    )]
+    Mismatch { arm: String, users: u64, p_value: f64 },
 }
 
 /// A test that was read.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Reading {
+    /// What is compared.
+    pub metrics: Vec<Metric>,
     pub arms: Vec<ArmReading>,
     pub control: String,
     pub ratio_check: RatioCheck,
     /// Users who were seen in several arms, who count in none, and their searches.
     pub users_in_several: u64,
     pub searches_in_several: u64,
+    /// Users who were also seen in an arm that is not read, who count in none either, and their searches in those that are.
+    pub users_also_elsewhere: u64,
+    pub searches_also_elsewhere: u64,
     /// Each other arm against the control.
     pub against_control: Vec<Against>,
 }
@@ -62,7 +81,7 @@ pub struct ArmReading {
     pub users: u64,
     pub planned_share: f64,
     pub searches: u64,
-    /// Of each of [`Metric::ALL`].
+    /// Of each of the reading's metrics.
     pub values: Vec<f64>,
 }
 
@@ -77,11 +96,13 @@ pub struct Against {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Effect {
     pub metric: Metric,
+    /// What it is: [`Metric::definition`].
+    pub definition: &'static str,
     pub control: f64,
     pub value: f64,
     /// Arm less control; no interval where what is counted was too rare.
     pub difference: Interval,
-    /// Arm / control - 1; none where the control's value is 0.
+    /// Arm / control - 1; none where the control's value is 0, no interval where it is 0 in a resample.
     pub lift: Option<Interval>,
     pub verdict: Verdict,
 }
@@ -102,7 +123,7 @@ pub enum Verdict {
     Lower,
     /// The interval of the difference holds 0.
     NotApart,
-    /// What is counted has happened fewer than [`MIN_EVENTS`] times in one of the two.
+    /// What is counted was done by fewer than [`MIN_USERS_OF_EVENT`] users of one of the two.
     TooRare,
     /// The arms do not have the users that they were meant to have, so nothing follows.
     RatioMismatch,
@@ -114,7 +135,7 @@ impl Reading {
     /// The share of users who were seen in several arms.
     pub fn share_in_several(&self) -> f64 {
         let in_one: u64 = self.arms.iter().map(|arm| arm.users).sum();
-        self.users_in_several as f64 / (in_one + self.users_in_several).max(1) as f64
+        share_in_several(in_one, self.users_in_several + self.users_also_elsewhere)
     }
 
     pub fn users_are_mixed(&self) -> bool {
@@ -122,36 +143,48 @@ impl Reading {
     }
 }
 
+fn share_in_several(in_one: u64, in_several: u64) -> f64 {
+    in_several as f64 / (in_one + in_several).max(1) as f64
+}
+
 impl Users {
     /// Reads the test.
     pub fn read(&self, options: &ReadingOptions) -> Result<Reading, Insufficient> {
         let arms = self.by_arm(options.arms.len());
-        for (arm, name) in arms.iter().zip(&options.arms) {
-            if arm.users < MIN_USERS {
-                return Err(Insufficient::FewUsers { arm: name.clone(), users: arm.users });
-            }
-        }
         let counts: Vec<u64> = arms.iter().map(|arm| arm.users).collect();
         let ratio_check = RatioCheck::of(&counts, &options.split);
+        let (users_in_several, searches_in_several) = self.in_several();
+        let (users_also_elsewhere, searches_also_elsewhere) = self.also_elsewhere();
+        if let Some((arm, name)) = arms.iter().zip(&options.arms).find(|(arm, _)| arm.users < MIN_USERS) {
+            let (arm, users) = (name.clone(), arm.users);
+            let share = share_in_several(counts.iter().sum(), users_in_several + users_also_elsewhere);
+            return Err(match (share > MAX_IN_SEVERAL, ratio_check) {
+                (true, _) => Insufficient::Mixed { arm, users, share },
+                (false, RatioCheck { mismatch: true, p_value, .. }) => Insufficient::Mismatch { arm, users, p_value },
+                (false, _) => Insufficient::FewUsers { arm, users },
+            });
+        }
         let totals: Vec<Sums> = arms.iter().map(|arm| arm.groups.totals()).collect();
         let control = options.control;
-        let baseline = resamples(&arms[control], control, options);
+        let baseline = resamples(&arms[control], &options.arms[control], options);
         let others = (0..arms.len()).filter(|arm| *arm != control);
         let against = |arm: usize| {
-            let resampled = resamples(&arms[arm], arm, options);
+            let resampled = resamples(&arms[arm], &options.arms[arm], options);
             let effect = |metric: &Metric| {
                 let pairs = || baseline.iter().zip(&resampled).map(|(old, new)| (metric.of(old), metric.of(new)));
                 effect(*metric, [&totals[control], &totals[arm]], pairs)
             };
-            Against { arm: options.arms[arm].clone(), effects: Metric::ALL.iter().map(effect).collect() }
+            Against { arm: options.arms[arm].clone(), effects: options.metrics.iter().map(effect).collect() }
         };
         let readings = arms.iter().zip(&totals).zip(options.arms.iter().zip(&options.split));
-        let (users_in_several, searches_in_several) = self.in_several();
         let mut reading = Reading {
+            metrics: options.metrics.clone(),
             control: options.arms[control].clone(),
             ratio_check,
             users_in_several,
             searches_in_several,
+            users_also_elsewhere,
+            searches_also_elsewhere,
             against_control: others.map(against).collect(),
             arms: readings
                 .map(|((arm, totals), (name, share))| ArmReading {
@@ -159,7 +192,7 @@ impl Users {
                     users: arm.users,
                     planned_share: *share,
                     searches: arm.searches,
-                    values: Metric::ALL.iter().map(|metric| metric.of(totals)).collect(),
+                    values: options.metrics.iter().map(|metric| metric.of(totals)).collect(),
                 })
                 .collect(),
         };
@@ -176,9 +209,9 @@ impl Users {
     }
 }
 
-/// The totals of an arm in each resample; arms are resampled apart, as their users are apart.
-fn resamples(users: &ArmUsers, arm: usize, options: &ReadingOptions) -> Vec<Sums> {
-    let key = mix(options.seed ^ mix(arm as u64));
+/// The totals of an arm in each resample; arms are resampled apart, as their users are apart. By the arm's name: its number is chance.
+fn resamples(users: &ArmUsers, arm: &str, options: &ReadingOptions) -> Vec<Sums> {
+    let key = arm.bytes().fold(mix(options.seed), |key, byte| mix(key ^ u64::from(byte)));
     (0..options.resamples).map(|resample| users.groups.resampled(mix(key.wrapping_add(resample as u64)))).collect()
 }
 
@@ -188,9 +221,10 @@ fn effect<P: Iterator<Item = (f64, f64)>>(
     resampled: impl Fn() -> P,
 ) -> Effect {
     let (old, new) = (metric.of(control), metric.of(arm));
-    let enough = metric.events(control).min(metric.events(arm)) >= MIN_EVENTS;
+    let enough = metric.users_of_event(control).min(metric.users_of_event(arm)) >= MIN_USERS_OF_EVENT;
     let interval = |value: f64, of: fn((f64, f64)) -> f64| {
         let bounds = enough.then(|| percentiles(resampled().map(of).collect()));
+        let bounds = bounds.filter(|(low, high)| low.is_finite() && high.is_finite());
         Interval { value, low: bounds.map(|bounds| bounds.0), high: bounds.map(|bounds| bounds.1) }
     };
     let difference = interval(new - old, |(old, new)| new - old);
@@ -201,7 +235,7 @@ fn effect<P: Iterator<Item = (f64, f64)>>(
         (Some(_), Some(_)) => Verdict::NotApart,
         _ => Verdict::TooRare,
     };
-    Effect { metric, control: old, value: new, difference, lift, verdict }
+    Effect { metric, definition: metric.definition(), control: old, value: new, difference, lift, verdict }
 }
 
 /// The percentile interval at [`LEVEL`], interpolated between order statistics.

@@ -9,6 +9,7 @@ fn options(seed: u64) -> ReadingOptions {
         arms: vec!["control".into(), "treatment".into()],
         control: 0,
         split: vec![0.5, 0.5],
+        metrics: Metric::ALL.to_vec(),
         resamples: 400,
         seed,
     }
@@ -178,5 +179,65 @@ fn users_of_several_arms_count_in_none() {
 #[test]
 fn a_handful_of_users_is_refused_by_the_arm_that_lacks_them() {
     let refused = test(5, 150, [0.3, 0.3], 0.1).read(&options(0)).unwrap_err();
+    assert!(matches!(refused, Insufficient::FewUsers { .. }));
     assert!(refused.to_string().contains("users, and intervals over users take 100"), "{refused}");
+}
+
+#[test]
+fn what_few_users_did_often_is_too_rare_for_an_interval() {
+    let bought = Outcome { impressions: 1, clicks: 1, first_click: Some(1), carted: true, purchased: true };
+    let nothing = Outcome { impressions: 1, ..Outcome::default() };
+    let mut users = Users::default();
+    for user in 0..300u64 {
+        // Of the control one user buys, a dozen times; of the other arm twenty do, once each.
+        let times = if user == 0 { 12 } else { 1 };
+        (0..times).for_each(|_| users.add(mix(user), 0, if user == 0 { &bought } else { &nothing }));
+        users.add(mix(1000 + user), 1, if user < 20 { &bought } else { &nothing });
+    }
+    let reading = users.read(&options(0)).unwrap();
+    for metric in Metric::ALL {
+        let found = effect(&reading, metric);
+        let lift = found.lift.unwrap();
+        assert_eq!((found.verdict, found.difference.low, lift.low, lift.high), (Verdict::TooRare, None, None, None));
+    }
+    let only = ReadingOptions { metrics: vec![Metric::BuyerRate], ..options(0) };
+    let reading = users.read(&only).unwrap();
+    assert_eq!((reading.arms[0].values.len(), reading.against_control[0].effects.len()), (1, 1));
+    assert_eq!(reading.against_control[0].effects[0].definition, "users with a purchase / users");
+}
+
+#[test]
+fn users_seen_in_an_arm_that_is_not_read_count_in_none_that_is() {
+    let mut users = test(4, 4000, [0.3, 0.3], 0.1);
+    let before = users.read(&options(0)).unwrap();
+    // Some of those of the test, and some who were never in it.
+    (0..50).chain(100_000..100_500).for_each(|user| users.seen_elsewhere(mix(user)));
+    let after = users.read(&options(0)).unwrap();
+    assert_eq!((after.users_also_elsewhere, after.users_in_several), (50, 0));
+    let counted = |reading: &Reading| {
+        reading.arms.iter().map(|arm| (arm.users, arm.searches)).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
+    };
+    let (all, left) = (counted(&before), counted(&after));
+    assert_eq!((all.0 - left.0, all.1 - left.1), (50, after.searches_also_elsewhere));
+    assert!((after.share_in_several() - 50.0 / 4000.0).abs() < 1e-12);
+}
+
+#[test]
+fn too_few_users_because_they_are_mixed_or_lost_is_told_apart_from_too_short_a_test() {
+    let clicked = Outcome { impressions: 1, clicks: 1, first_click: Some(1), ..Outcome::default() };
+    let mut users = Users::default();
+    for user in 0..500u64 {
+        users.add(mix(user), 0, &clicked);
+        users.add(mix(user), 1, &clicked);
+    }
+    (1000..1050).for_each(|user| users.add(mix(user), 0, &clicked));
+    (2000..2050).for_each(|user| users.add(mix(user), 1, &clicked));
+    let mixed = users.read(&options(0)).unwrap_err();
+    assert!(matches!(mixed, Insufficient::Mixed { users: 50, .. }), "{mixed}");
+    assert!(mixed.to_string().ends_with("83.3 % of the users saw several arms"), "{mixed}");
+    let mut users = Users::default();
+    (0..5000).for_each(|user| users.add(mix(user), 0, &clicked));
+    (9000..9050).for_each(|user| users.add(mix(user), 1, &clicked));
+    let lost = users.read(&options(0)).unwrap_err();
+    assert!(matches!(lost, Insufficient::Mismatch { users: 50, .. }), "{lost}");
 }

@@ -122,7 +122,13 @@ impl WeightHealth {
 
     /// How many rows of equal weight would say as much: (Σ w)² / Σ w² (Kish 1965). The same before and after self-normalisation.
     pub fn effective_rows(&self) -> f64 {
-        if self.rows == 0 { 0.0 } else { self.sum * self.sum / self.sum_of_squares }
+        let kish = self.sum * self.sum / self.sum_of_squares;
+        if kish.is_finite() {
+            return kish;
+        }
+        // No weights at all; or squares past what a number holds, where Σ w² is at least that of the largest.
+        let bound = (self.sum / self.largest).powi(2);
+        if bound.is_nan() { 0.0 } else { bound.min(self.rows as f64) }
     }
 }
 
@@ -172,6 +178,10 @@ mod tests {
         assert_eq!((health.rows, health.clipped, health.largest), (4, 1, 2.0));
         assert_eq!((health.mean(), health.clipped_share(), health.effective_rows()), (1.5, 0.25, 3.6));
         assert_eq!(WeightHealth::default().effective_rows(), 0.0);
+        // One weight whose square is past what a number holds says as much as one row.
+        let mut huge = WeightHealth::default();
+        [1.0, 1.0, 1e200].iter().for_each(|weight| huge.add(*weight, None));
+        assert_eq!(huge.effective_rows(), 1.0);
     }
 
     #[test]

@@ -99,6 +99,8 @@ fn an_online_test_is_read_from_the_lake_that_it_was_logged_to() {
     );
     let text = with(&[]).ok().out;
     assert!(text.contains("sample ratio: as planned") && text.contains("treatment against control"), "{text}");
+    assert!(text.contains("\nclick_through            searches with a click / searches\n"), "{text}");
+    assert_eq!(effects[0]["definition"], "searches with a click / searches");
     println!("{text}");
     let mismatch = with(&["--split", "control=0.9,treatment=0.1"]).ok().out;
     assert!(mismatch.contains("sample ratio: MISMATCH") && mismatch.contains("no conclusion"), "{mismatch}");
@@ -119,6 +121,7 @@ fn an_online_test_is_read_from_the_lake_that_it_was_logged_to() {
         "{error}"
     );
     assert!(refused(&["--arms", "control"]).contains("a comparison takes two arms"));
+    assert!(refused(&["--resamples", "99999999999999"]).contains("are more than 100000"));
     assert!(refused(&["--control", "blue"]).contains("there are control, treatment"));
     assert!(refused(&["--split", "control=1"]).contains("does not say how many users arm `treatment` was to have"));
     assert!(refused(&["--from", "2027-01-01"]).contains("there are 2 dates, from 2026-01-01 to 2026-01-02"));

@@ -46,6 +46,7 @@ fn read_users(users: &Users, seed: u64) -> ranking::online::Reading {
         arms: vec!["control".into(), "treatment".into()],
         control: 0,
         split: vec![0.5, 0.5],
+        metrics: Metric::ALL.to_vec(),
         resamples: 300,
         seed,
     };
@@ -133,7 +134,7 @@ fn a_test_that_cannot_be_read_is_refused_in_words() {
         "all searches of the test are of arm `control`, and a comparison takes two arms"
     );
     let (message, hint) = refused(|options| options.arms = vec!["control".into(), "treatmnet".into()]);
-    assert_eq!((&*message, &*hint), ("no search is of arm `treatmnet`", "there are control"));
+    assert_eq!((&*message, &*hint), ("no search is of arm `treatmnet`", "there are control, treatment"));
     assert!(refused(|options| options.arm_column = "location".into()).0.starts_with("no arm is called `control`"));
     assert!(refused(|options| options.arm_column = "session_id".into()).0.contains("has more than 16 values"));
     assert_eq!(
@@ -191,4 +192,101 @@ fn files_from_before_the_test_count_as_outside_of_it_and_their_columns_are_named
     // Everything else reads such a lake as before.
     here.by_query();
     assert_eq!(here.clicks(|options| options.logs = foreign).unwrap().estimates.samples, 6000);
+}
+
+fn search(at: usize, user: &str, arm: &str) -> Search {
+    Search {
+        user: (!user.is_empty()).then(|| user.to_owned()),
+        session: format!("s{at}"),
+        arm: (!arm.is_empty()).then(|| arm.to_owned()),
+        results: vec![(1, at.is_multiple_of(3)), (2, false)],
+    }
+}
+
+/// Searches of two arms, each by a user of its own.
+fn two(count: usize) -> Vec<Search> {
+    (0..count).map(|at| search(at, &format!("u{at}"), ["control", "treatment"][at % 2])).collect()
+}
+
+#[test]
+fn metrics_of_what_a_log_does_not_hold_are_left_out_and_the_others_read() {
+    let report = Logged::new(&[("a.parquet", two(400))]).abtest(|_| {}).unwrap();
+    assert_eq!(report.not_logged, [Metric::CartRate, Metric::PurchaseRate, Metric::BuyerRate]);
+    let read = [Metric::ClickThrough, Metric::ClicksPerImpression, Metric::ClickedReciprocalRank];
+    assert_eq!(report.reading.metrics, read);
+    assert_eq!(report.reading.against_control[0].effects.len(), 3);
+    assert_eq!(report.reading.against_control[0].effects[0].definition, "searches with a click / searches");
+}
+
+#[test]
+fn the_copy_with_most_done_is_read_whatever_its_files_name() {
+    let clicked = two(400);
+    let mut plain = clicked.clone();
+    plain.iter_mut().flat_map(|search| &mut search.results).for_each(|(_, clicked)| *clicked = false);
+    let one = Logged::new(&[("a.parquet", plain.clone()), ("b.parquet", clicked.clone())]).abtest(|_| {}).unwrap();
+    let other = Logged::new(&[("a.parquet", clicked), ("b.parquet", plain)]).abtest(|_| {}).unwrap();
+    assert_eq!((one.searches, one.repeated), (400, 400));
+    assert!(one.reading.arms[0].values[0] > 0.3, "{:?}", one.reading.arms);
+    assert_eq!(one, other);
+}
+
+#[test]
+fn users_of_an_arm_that_is_not_read_are_left_out_and_hints_name_it() {
+    let mut searches: Vec<Search> = two(2000);
+    // Forty users of the test saw a third arm, too; a hundred others saw that one alone.
+    searches.extend((0..40).map(|at| search(5000 + at, &format!("u{at}"), "third")));
+    searches.extend((0..100).map(|at| search(6000 + at, &format!("v{at}"), "third")));
+    let here = Logged::new(&[("a.parquet", searches)]);
+    let named = |options: &mut AbTestOptions| options.arms = vec!["control".into(), "treatment".into()];
+    let report = here.abtest(named).unwrap();
+    let reading = &report.reading;
+    assert_eq!((report.outside, reading.users_also_elsewhere, reading.users_in_several), (140, 40, 0));
+    assert_eq!(reading.arms.iter().map(|arm| arm.users).sum::<u64>(), 1960);
+    let error = here.abtest(|options| options.arms = vec!["control".into(), "fourth".into()]).unwrap_err();
+    assert_eq!(error.hint(), Some("there are control, third, treatment"));
+}
+
+#[test]
+fn searches_of_nobody_are_told_apart_from_those_whose_session_stands_in() {
+    let mut searches = two(400);
+    searches.extend((0..30).map(|at| search(1000 + at, "", ["control", "treatment"][at % 2])));
+    searches.extend((0..7).map(|at| Search { session: String::new(), ..search(2000 + at, "", "control") }));
+    // Without a session their identity is that of one search: they are told apart by nothing.
+    let here = Logged::new(&[("a.parquet", searches)]);
+    let report = here.abtest(|options| options.without_user = WithoutUser::Session).unwrap();
+    assert_eq!((report.without_user - report.left_out, report.left_out), (30, 1));
+    assert_eq!(report.reading.arms.iter().map(|arm| arm.searches).sum::<u64>(), 430);
+    let by_session = |options: &mut AbTestOptions| options.unit = Unit::Session;
+    let error = here.abtest(by_session).unwrap_err();
+    assert!(error.message.ends_with("have no session_id, and sessions are what is compared"), "{error}");
+    assert_eq!(error.hint(), Some("`--without-user leave-out` leaves them out"));
+    let error = here
+        .abtest(|options| (options.unit, options.without_user) = (Unit::Session, WithoutUser::Session))
+        .unwrap_err();
+    assert!(error.message.starts_with("sessions are what is counted"), "{error}");
+}
+
+#[test]
+fn a_test_whose_users_are_mixed_or_lost_is_not_told_to_run_on() {
+    let mixed: Vec<Search> =
+        (0..800).map(|at| search(at, &format!("u{}", at / 4), ["control", "treatment"][at % 2])).collect();
+    let here = Logged::new(&[("a.parquet", mixed)]);
+    let error = here.abtest(|_| {}).unwrap_err();
+    assert_eq!(error.message, "the test cannot be read");
+    assert!(error.hint().unwrap().contains("--unit session"), "{error:?}");
+    let lost = (0..3000).map(|at| search(at, &format!("u{at}"), if at < 40 { "treatment" } else { "control" }));
+    let error = Logged::new(&[("a.parquet", lost.collect())]).abtest(|_| {}).unwrap_err();
+    assert!(error.hint().unwrap().starts_with("find where users are lost"), "{error:?}");
+}
+
+#[test]
+fn a_column_that_can_name_no_arms_and_resamples_past_all_use_are_refused() {
+    let here = Logged::new(&[("a.parquet", two(400))]);
+    let error = here.abtest(|options| options.arm_column = "results".into()).unwrap_err();
+    assert!(error.message.contains("column `results` is of type List("), "{error}");
+    assert!(error.message.ends_with("and arms are named by text, whole numbers or yes and no"), "{error}");
+    let error = here.abtest(|options| options.resamples = 99_999_999_999_999).unwrap_err();
+    assert_eq!(error.kind, pipeline::ErrorKind::Options);
+    let error = here.abtest(|options| options.from = "2027-01-01".parse().ok()).unwrap_err();
+    assert!(error.message.ends_with("has no click logs from 2027-01-01 on"), "{error}");
 }

@@ -6,9 +6,13 @@ mod new_ranker;
 use std::{fs, path::Path, sync::Arc};
 
 use arrow::{
-    array::{ArrayRef, Float32Array, Int64Array, RecordBatch, StringArray},
+    array::{
+        ArrayRef, BooleanArray, Float32Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray, StructArray,
+        TimestampMicrosecondArray,
+    },
+    buffer::OffsetBuffer,
     compute::concat_batches,
-    datatypes::{DataType, Field, Schema},
+    datatypes::{DataType, Field, Fields, Schema},
 };
 use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
 use pipeline::{
@@ -197,4 +201,90 @@ fn write(path: &Path, batch: &RecordBatch) {
     let mut writer = ArrowWriter::try_new(fs::File::create(path).unwrap(), batch.schema(), None).unwrap();
     writer.write(batch).unwrap();
     writer.close().unwrap();
+}
+
+/// A search of the one query `q1`, in a log that other systems could have written.
+#[derive(Clone)]
+struct Search {
+    user: Option<String>,
+    session: String,
+    arm: Option<String>,
+    /// Positions, and which were clicked; documents are named for where they stood.
+    results: Vec<(u32, bool)>,
+}
+
+/// A lake without commits, of files with the fewest columns: no carts, no purchases, and no arms unless one is named.
+struct Logged {
+    folder: tempfile::TempDir,
+}
+
+impl Logged {
+    fn new(files: &[(&str, Vec<Search>)]) -> Self {
+        let here = Self { folder: tempfile::tempdir().unwrap() };
+        let folder = here.folder.path().join("lake/click_logs/date=2026-01-01");
+        fs::create_dir_all(&folder).unwrap();
+        files.iter().for_each(|(name, searches)| write(&folder.join(name), &batch(searches)));
+        here
+    }
+
+    fn lake(&self) -> String {
+        self.folder.path().join("lake").display().to_string()
+    }
+
+    fn clicks(&self, scores: String) -> ClicksReport {
+        let path = self.folder.path().join("scores.csv");
+        fs::write(&path, scores).unwrap();
+        let options = ClicksOptions {
+            logs: self.lake(),
+            from: None,
+            to: None,
+            scores: path,
+            weights: ListWeights::Examination { table: PropensityTable::reference(), gain: Gain::Clicks },
+            reward: Reward::Click,
+            clip: None,
+            limits: Limits::default(),
+        };
+        in_async(counterfactual::clicks(&options, &mut |_, _| {})).unwrap()
+    }
+
+    fn abtest(&self, change: impl FnOnce(&mut AbTestOptions)) -> Result<AbTestReport, PipelineError> {
+        let mut options = AbTestOptions { logs: self.lake(), resamples: 200, ..AbTestOptions::default() };
+        change(&mut options);
+        in_async(abtest::read(&options, &mut |_, _| {}))
+    }
+}
+
+fn batch(searches: &[Search]) -> RecordBatch {
+    let results: Vec<(u32, bool)> = searches.iter().flat_map(|search| search.results.iter().copied()).collect();
+    let fields = Fields::from(vec![
+        Field::new("position", DataType::Int32, false),
+        Field::new("document_id", DataType::Utf8, false),
+        Field::new("clicked", DataType::Boolean, false),
+    ]);
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(results.iter().map(|(position, _)| *position as i32).collect::<Int32Array>()),
+        Arc::new(StringArray::from_iter_values(results.iter().map(|(position, _)| format!("d{position}")))),
+        Arc::new(BooleanArray::from_iter(results.iter().map(|(_, clicked)| Some(*clicked)))),
+    ];
+    let item = Arc::new(Field::new("item", DataType::Struct(fields.clone()), false));
+    let lists = ListArray::new(
+        item,
+        OffsetBuffer::from_lengths(searches.iter().map(|search| search.results.len())),
+        Arc::new(StructArray::new(fields, columns, None)),
+        None,
+    );
+    let text =
+        |value: fn(&Search) -> Option<&str>| Arc::new(StringArray::from_iter(searches.iter().map(value))) as ArrayRef;
+    let times = TimestampMicrosecondArray::from(vec![1_767_225_600_000_000; searches.len()]).with_timezone("UTC");
+    let mut columns = vec![
+        ("session_id", text(|search| Some(&search.session))),
+        ("query_id", text(|_| Some("q1"))),
+        ("user_id", text(|search| search.user.as_deref())),
+        ("query_timestamp", Arc::new(times) as ArrayRef),
+        ("results", Arc::new(lists) as ArrayRef),
+    ];
+    if searches.iter().any(|search| search.arm.is_some()) {
+        columns.push(("arm", text(|search| search.arm.as_deref())));
+    }
+    RecordBatch::try_from_iter(columns).unwrap()
 }

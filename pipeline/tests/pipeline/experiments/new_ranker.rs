@@ -11,9 +11,9 @@ fn estimated(options: &SimulateOptions, table: &PropensityTable, gain: Gain) -> 
         let positions: Vec<u32> = event.results.iter().map(|result| result.position).collect();
         let scores = event.results.iter().map(|result| {
             let document = number(&result.document_id) - 1;
-            score(document, grades[&document])
+            f64::from(score(document, grades[&document]))
         });
-        let new = new_positions(&positions, &scores.collect::<Vec<f32>>());
+        let new = new_positions(&positions, &scores.collect::<Vec<f64>>());
         let results = event.results.iter().zip(new).map(|(result, new)| Moved {
             logged: result.position,
             new,
@@ -177,10 +177,72 @@ fn actions_are_read_from_csv_and_parquet_and_refused_by_row_and_column() {
     let refused = |text: &str| csv(text).unwrap_err().message.replace(&folder.path().display().to_string(), ".");
     assert_eq!(
         refused("reward,propensity,target\n1,0.5,0.2\n1,0,0.2\n"),
-        "`./actions.csv`, row 1: the propensity is 0, which is not above 0 and at most 1"
+        "`./actions.csv`, row 1: column `propensity`: the propensity is 0, which is not above 0 and at most 1"
     );
-    assert_eq!(refused("reward,propensity,target\n1,,0.2\n"), "`./actions.csv`, row 0: column `propensity` is missing");
+    assert_eq!(refused("reward,propensity,target\n1,,0.2\n"), "`./actions.csv`, row 0: column `propensity` is empty");
     assert_eq!(refused("reward,propensity,target\n"), "`./actions.csv` holds no actions");
+    assert_eq!(
+        refused("reward,propensity,target\n1,0.5,0.2\n1,1e-320,1\n"),
+        format!("`./actions.csv`, row 1: the weight, 1 / {:e}, is past what a number holds", 1e-320)
+    );
+    // One action that was next to impossible among many that say the policy changes nothing.
+    let mut text = "reward,propensity,target\n".to_owned();
+    (0..5000).for_each(|at| text += if at % 5 == 0 { "1,0.5,0.5\n" } else { "0,0.5,0.5\n" });
+    assert_eq!(csv(&text).unwrap().conclusion, Some(Conclusion::NotApart));
+    let found = csv(&format!("{text}0,1e-200,0.5\n")).unwrap();
+    assert_eq!(found.conclusion, None, "{:?}", found.doubts);
+    fs::create_dir(folder.path().join("folder")).unwrap();
+    fs::copy(folder.path().join("actions.csv"), folder.path().join("folder/actions.csv")).unwrap();
+    let inside = counterfactual::actions(&options("folder")).unwrap_err();
+    assert!(inside.message.ends_with("holds CSV, and of folders Parquet is read"), "{inside}");
+    assert!(inside.hint().unwrap().starts_with("CSV goes in as one file: `"), "{inside:?}");
     let error = csv("reward,pscore,target\n1,0.5,0.2\n").unwrap_err();
     assert_eq!(error.hint(), Some("its columns are reward, pscore, target; name another one with `--propensity`"));
+}
+
+/// One search of one query, of ten users, with results `d1`, `d2`, … of which the named ones were clicked.
+fn search(at: usize, results: u32, clicked: &[u32]) -> Search {
+    Search {
+        user: Some(format!("u{}", at % 10)),
+        session: format!("s{at}"),
+        arm: None,
+        results: (1..=results).map(|position| (position, clicked.contains(&position))).collect(),
+    }
+}
+
+#[test]
+fn scores_count_to_the_last_digit_and_the_two_zeros_are_equal() {
+    let here = Logged::new(&[("a.parquet", (0..400).map(|at| search(at, 3, &[3])).collect())]);
+    let ips = |scores: [&str; 3]| {
+        let rows = scores.iter().zip(1..).map(|(score, document)| format!("q1,d{document},{score}\n"));
+        here.clicks("query_id,document_id,score\n".to_owned() + &rows.collect::<String>()).estimates
+    };
+    // The third result, clicked always, goes to the first position.
+    for rising in [["1", "2", "3"], ["20000000.1", "20000000.2", "20000000.3"], ["1e39", "2e39", "3e39"]] {
+        let found = ips(rising);
+        assert!((found.ips.value - 1.0 / 0.45).abs() < 1e-12, "{rising:?}: {found:?}");
+    }
+    for equal in [["0", "0", "0"], ["-0.0", "-0.0", "0.0"]] {
+        assert!((ips(equal).ips.value - 1.0).abs() < 1e-12, "{equal:?}");
+    }
+}
+
+#[test]
+fn a_search_that_showed_nothing_is_not_one_without_scores() {
+    let searches = (0..400).map(|at| search(at, if at % 2 == 0 { 3 } else { 0 }, &[1])).collect();
+    let here = Logged::new(&[("a.parquet", searches)]);
+    let found = here.clicks("query_id,document_id,score\nq1,d1,3\nq1,d2,2\nq1,d3,1\n".to_owned());
+    assert_eq!((found.searches, found.showed_nothing, found.unscored, found.estimates.samples), (400, 200, 0, 200));
+    assert_eq!(found.estimates.rewards, 200);
+}
+
+#[test]
+fn of_a_repeated_search_the_copy_with_most_done_counts_whatever_its_files_name() {
+    let plain: Vec<Search> = (0..400).map(|at| search(at, 3, &[])).collect();
+    let clicked: Vec<Search> = (0..400).map(|at| search(at, 3, &[3])).collect();
+    let scores = "query_id,document_id,score\nq1,d1,1\nq1,d2,2\nq1,d3,3\n";
+    let one = Logged::new(&[("a.parquet", plain.clone()), ("b.parquet", clicked.clone())]).clicks(scores.into());
+    let other = Logged::new(&[("a.parquet", clicked), ("b.parquet", plain)]).clicks(scores.into());
+    assert_eq!((one.searches, one.repeated, one.estimates.rewards), (400, 400, 400));
+    assert_eq!(one, other);
 }
