@@ -342,9 +342,7 @@ impl Journal {
         };
         let Some(row) = table.get(run)? else { return Ok(None) };
         let mut tracking: v1::Tracking = decode(row.value())?;
-        if !tracking.done {
-            tracking.pending_points = self.points_after(run, tracking.after_sequence)?;
-        }
+        tracking.pending_points = if tracking.done { 0 } else { self.points_after(run, tracking.after_sequence)? };
         Ok(Some(tracking))
     }
 

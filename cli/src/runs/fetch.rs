@@ -62,6 +62,12 @@ async fn download(keeper: &Keeper, run: &Kept, out: &Path) -> Result<&'static st
     let staging = tempfile::Builder::new().prefix(".fetch-").tempdir_in(parent).map_err(|error| cannot(&error))?;
     let what = match keeper.download(run, staging.path()).await? {
         Some("checkpoint") => {
+            // It is sent last.
+            if !staging.path().join(proto::checkpoint::MANIFEST).exists() {
+                let fault =
+                    Fault::run(format!("the checkpoint of run `{}` has not arrived there altogether", run.run_id));
+                return Err(fault.hint("wait, or send the rest with `lockstep runs sync` where the run was trained"));
+            }
             checkpoints::verify(staging.path()).map_err(|why| {
                 Fault::run(format!("the checkpoint that MLflow has of run `{}` is damaged", run.run_id)).caused_by(why)
             })?;

@@ -128,8 +128,21 @@ impl Courier {
                     tracing::error!(run = %self.run, %error, "what is to be tracked cannot be read, trying again");
                     sleep(READ_AGAIN_AFTER).await;
                 }
+                Err(Stopped::Trouble(Trouble::Deleted(why))) => return self.give_up(&mlflow, record, &why).await,
                 Err(Stopped::Trouble(trouble)) => self.wait_out(&mlflow, trouble, &mut outage, nudge).await,
             }
+        }
+    }
+
+    /// A run that somebody deleted on the server is told no more.
+    async fn give_up(&self, mlflow: &Mlflow, mut record: v1::Tracking, why: &str) {
+        record.standing = format!("it is told no more: {why}");
+        record.done = true;
+        if self.save(&record).await.is_ok() {
+            self.warn(format!("tracking: MLflow at {}: {why}; the run is told no more, and stays here", mlflow.url()))
+                .await;
+            self.board.remark(&self.run, &record.standing);
+            self.board.done(&self.run);
         }
     }
 
@@ -144,7 +157,10 @@ impl Courier {
             }
         };
         match Mlflow::new(&record.url, self.settings.credentials.clone()) {
-            Ok(mlflow) => Some((record, mlflow)),
+            Ok(mlflow) => {
+                let (board, run) = (self.board.clone(), self.run.clone());
+                Some((record, mlflow.heard_by(Arc::new(move || board.delivered(&run)))))
+            }
             Err(trouble) => {
                 tracing::error!(run = %self.run, %trouble, "the run cannot be tracked");
                 self.warn(format!("tracking: {trouble}")).await;
@@ -232,10 +248,12 @@ impl Courier {
     ) -> Result<(), Stopped> {
         if !done.ended {
             let end_millis = status.ended_unix_micros / 1000;
+            // The last events may have gone out with tags of a moment before the end.
+            let told = mlflow.log(&record.mlflow_run_id, &[], &Default::default(), &later_tags(status)).await;
+            self.unless_forgotten(told, record).await?;
             let told = mlflow.end_run(&record.mlflow_run_id, status_word(status.phase()), end_millis).await;
             self.unless_forgotten(told, record).await?;
             done.ended = true;
-            self.board.delivered(&self.run);
         }
         let Some(best) = &status.best else {
             record.standing = "all has arrived; the run left no checkpoint".into();
@@ -245,14 +263,16 @@ impl Courier {
             done.model = Some(Model::of(PathBuf::from(&best.path), self.settings.export.clone()).await);
         }
         let mut remark = done.model.as_ref().map(|model| model.remark.clone()).unwrap_or_default();
-        for (path, file) in done.model.iter().flat_map(|model| &model.files) {
+        let mut files: Vec<_> = done.model.iter().flat_map(|model| &model.files).collect();
+        // What names the others comes last: whoever finds it finds all.
+        files.sort_by_key(|(path, _)| path.ends_with(MANIFEST));
+        for (path, file) in files {
             if done.files.contains(path) {
                 continue;
             }
             match mlflow.upload(&record.artifact_uri, path, file).await {
                 Ok(()) => {
                     done.files.insert(path.clone());
-                    self.board.delivered(&self.run);
                 }
                 Err(Trouble::Rejected(why)) => {
                     remark = format!("`{path}` could not be handed over: {why}");

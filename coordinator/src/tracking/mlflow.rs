@@ -2,9 +2,13 @@
 
 mod artifacts;
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use reqwest::{Method, RequestBuilder, StatusCode, Url, header::RETRY_AFTER};
+use reqwest::{
+    Method, RequestBuilder, StatusCode, Url,
+    header::{HeaderValue, LOCATION, RETRY_AFTER},
+    redirect::Policy,
+};
 use serde_json::{Value, json};
 
 pub use artifacts::Artifact;
@@ -50,6 +54,18 @@ impl Credentials {
     }
 }
 
+impl Credentials {
+    /// What no header takes would be found out with each request.
+    fn check(&self) -> Result<(), Trouble> {
+        match self {
+            Self::Token(token) if HeaderValue::from_str(token).is_err() => Err(Trouble::Rejected(
+                "MLFLOW_TRACKING_TOKEN holds a line break, or another character that no header takes".into(),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -75,6 +91,9 @@ pub enum Trouble {
     /// There is no such run (any more).
     #[error("{0}")]
     Gone(String),
+    /// There is, in the server's bin.
+    #[error("{0}")]
+    Deleted(String),
     /// It never will, as things are.
     #[error("{0}")]
     Rejected(String),
@@ -89,7 +108,7 @@ impl Trouble {
                 "set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, where the coordinator (or this command) \
                  is started"
             }
-            Self::Gone(_) | Self::Rejected(_) => "",
+            Self::Gone(_) | Self::Deleted(_) | Self::Rejected(_) => "",
         }
     }
 }
@@ -101,7 +120,11 @@ pub struct Mlflow {
     /// Without a slash at its end.
     base: String,
     credentials: Credentials,
+    /// Told of each request that was carried out, and of each piece of a file that has left.
+    heard: Option<Arc<Heard>>,
 }
+
+type Heard = dyn Fn() + Send + Sync;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Experiment {
@@ -129,15 +152,37 @@ impl Mlflow {
     pub fn new(url: &str, credentials: Credentials) -> Result<Self, Trouble> {
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_WITHIN)
-            .read_timeout(SILENT_AT_MOST)
+            // A redirected POST would come as a GET, and without the credentials.
+            .redirect(Policy::none())
             .user_agent(concat!("lockstep/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| Trouble::Rejected(format!("no HTTP client can be made: {error}")))?;
         let base = url.trim_end_matches('/').to_owned();
-        if !Url::parse(&base).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) {
-            return Err(Trouble::Rejected(format!("`{url}` is not the address of an MLflow server")));
+        match Url::parse(&base) {
+            Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+                return Err(Trouble::Rejected(
+                    "the address of the MLflow server holds a name or a password, and is shown: set MLFLOW_TRACKING_USERNAME and \
+                     MLFLOW_TRACKING_PASSWORD instead"
+                        .into(),
+                ));
+            }
+            Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {}
+            _ => return Err(Trouble::Rejected(format!("`{url}` is not the address of an MLflow server"))),
         }
-        Ok(Self { http, base, credentials })
+        credentials.check()?;
+        Ok(Self { http, base, credentials, heard: None })
+    }
+
+    /// `heard` is told whenever something goes through.
+    #[must_use]
+    pub fn heard_by(self, heard: Arc<Heard>) -> Self {
+        Self { heard: Some(heard), ..self }
+    }
+
+    fn heard(&self) {
+        if let Some(heard) = &self.heard {
+            heard();
+        }
     }
 
     pub fn url(&self) -> &str {
@@ -323,7 +368,17 @@ impl Mlflow {
     async fn judged(&self, answer: reqwest::Response) -> Result<reqwest::Response, Trouble> {
         let status = answer.status();
         if status.is_success() {
+            self.heard();
             return Ok(answer);
+        }
+        if status.is_redirection() {
+            let to = answer
+                .headers()
+                .get(LOCATION)
+                .and_then(|to| to.to_str().ok())
+                .and_then(|to| answer.url().join(to).ok());
+            let to = to.map_or_else(String::new, |to| format!(" to {}", to.origin().ascii_serialization()));
+            return Err(Trouble::Rejected(format!("the server redirects{to}: write that address")));
         }
         let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         let body = answer.text().await.unwrap_or_default();
@@ -342,6 +397,9 @@ impl Mlflow {
                 Trouble::Busy { status: number, said: colon, retry_after: retry_after.map(Duration::from_secs) }
             }
             _ if code == "RESOURCE_DOES_NOT_EXIST" => Trouble::Gone(format!("the server has no such thing{colon}")),
+            _ if message.contains("Current state is deleted") => {
+                Trouble::Deleted(format!("it was deleted there{colon}"))
+            }
             StatusCode::NOT_FOUND if code.is_empty() => self.strange("it does not know MLflow's requests (404)"),
             _ => {
                 let code = if code.is_empty() { number.to_string() } else { code };
@@ -432,6 +490,21 @@ mod tests {
         assert_eq!((run.metrics[0].name.as_str(), run.metrics[0].step, run.end_millis), ("ndcg@10", 8, 6));
         assert!(run.metrics[0].value.is_nan());
         assert_eq!((run.parameters["training.batch"].as_str(), run.tags["a"].as_str()), ("16", "b"));
+    }
+
+    #[test]
+    fn an_address_with_a_password_and_a_token_that_no_header_takes_are_refused_without_showing_them() {
+        let refused = |url: &str, credentials| match Mlflow::new(url, credentials) {
+            Err(trouble) => trouble.to_string(),
+            Ok(_) => panic!("`{url}` was taken"),
+        };
+        let said = [
+            refused("http://ann:hunter2@h:5000", Credentials::None),
+            refused("http://h:5000", Credentials::Token("hunter2\r".into())),
+            refused("ftp://h", Credentials::None),
+        ];
+        assert!(said[0].contains("MLFLOW_TRACKING_USERNAME") && said[1].contains("a line break"), "{said:?}");
+        assert!(!said.iter().any(|said| said.contains("hunter2")), "{said:?}");
     }
 
     #[test]

@@ -90,9 +90,10 @@ impl Tracker {
         match journal.tracked() {
             Ok(tracked) => {
                 for (run, tracking) in tracked.into_iter().filter(|(_, tracking)| !tracking.done) {
-                    board.open(&run, &tracking.url);
                     // More than fit are taken up when the coordinator is started again.
-                    let _ = runs.try_send(run);
+                    if runs.try_send(run.clone()).is_ok() {
+                        board.open(&run, &tracking.url);
+                    }
                 }
             }
             Err(error) => tracing::error!(%error, "what is left to tell the tracker cannot be read"),
@@ -105,6 +106,7 @@ impl Tracker {
     pub fn begin(&self, run: &str, tracking: &Tracking) {
         self.board.open(run, &tracking.mlflow);
         if self.runs.try_send(run.to_owned()).is_err() {
+            self.board.done(run);
             tracing::error!(
                 run,
                 "too many runs are begun at once: this one is told when the coordinator is started again"

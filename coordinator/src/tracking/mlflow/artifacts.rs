@@ -1,10 +1,20 @@
 //! What a run left behind, as files on the server: listed, brought there and back.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    pin::pin,
+    sync::Arc,
+};
 
-use reqwest::{Method, Url};
+use futures::stream::{self, Stream};
+use reqwest::{Body, Method, Url};
+use tokio::{fs::File, io::AsyncReadExt as _, sync::watch, time::timeout};
 
-use super::{Mlflow, Trouble, text};
+use super::{Heard, Mlflow, SILENT_AT_MOST, Trouble, text};
+
+/// Bytes of a file that go out together.
+const PIECE: usize = 256 << 10;
 
 /// A file among a run's artifacts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,11 +50,27 @@ impl Mlflow {
             |error: std::io::Error| Trouble::Rejected(format!("`{}` cannot be read: {error}", file.display()));
         match Place::of(uri, &self.base)? {
             Place::Proxied(url) => {
-                let open = tokio::fs::File::open(file).await.map_err(unreadable)?;
+                let open = File::open(file).await.map_err(unreadable)?;
                 let length = open.metadata().await.map_err(unreadable)?.len();
+                let (left, mut pieces) = watch::channel(());
+                let body = Body::wrap_stream(in_pieces(open, left, self.heard.clone()));
                 let sending =
-                    self.request(Method::PUT, joined(&url, path)?).header("content-length", length).body(open);
-                self.answer(sending).await.map(drop)
+                    self.request(Method::PUT, joined(&url, path)?).header("content-length", length).body(body);
+                let mut sending = pin!(self.answer(sending));
+                // A large file may take long, but not stand still.
+                loop {
+                    tokio::select! {
+                        answer = &mut sending => return answer.map(drop),
+                        piece = timeout(SILENT_AT_MOST, pieces.changed()) => match piece {
+                            Ok(Ok(())) => {}
+                            Ok(Err(_)) => {
+                                let answer = timeout(SILENT_AT_MOST, sending).await;
+                                return answer.map_err(|_| silent()).flatten().map(drop);
+                            }
+                            Err(_) => return Err(silent()),
+                        },
+                    }
+                }
             }
             Place::Local(folder) => {
                 let target = folder.join(path);
@@ -66,10 +92,13 @@ impl Mlflow {
             |error: std::io::Error| Trouble::Rejected(format!("`{}` cannot be written: {error}", file.display()));
         match Place::of(uri, &self.base)? {
             Place::Proxied(url) => {
-                let asked = self.request(Method::GET, joined(&url, path)?).send().await;
+                let asking = timeout(SILENT_AT_MOST, self.request(Method::GET, joined(&url, path)?).send());
+                let asked = asking.await.map_err(|_| silent())?;
                 let mut answer = self.judged(asked.map_err(|error| self.unreachable(error))?).await?;
-                let mut out = tokio::fs::File::create(file).await.map_err(failed)?;
-                while let Some(piece) = answer.chunk().await.map_err(|error| self.unreachable(error))? {
+                let mut out = File::create(file).await.map_err(failed)?;
+                loop {
+                    let piece = timeout(SILENT_AT_MOST, answer.chunk()).await.map_err(|_| silent())?;
+                    let Some(piece) = piece.map_err(|error| self.unreachable(error))? else { break };
                     out.write_all(&piece).await.map_err(failed)?;
                 }
                 out.flush().await.map_err(failed)
@@ -77,6 +106,30 @@ impl Mlflow {
             Place::Local(folder) => tokio::fs::copy(folder.join(path), file).await.map(drop).map_err(failed),
         }
     }
+}
+
+fn silent() -> Trouble {
+    Trouble::Unreachable(format!("a file stood still for {} s", SILENT_AT_MOST.as_secs()))
+}
+
+/// A file's bytes; `left` sees each piece go, and is gone with the last one.
+fn in_pieces(
+    file: File,
+    left: watch::Sender<()>,
+    heard: Option<Arc<Heard>>,
+) -> impl Stream<Item = io::Result<Vec<u8>>> + Send + 'static {
+    stream::try_unfold((file, left), move |(mut file, left)| {
+        let heard = heard.clone();
+        async move {
+            let mut piece = Vec::with_capacity(PIECE);
+            (&mut file).take(PIECE as u64).read_to_end(&mut piece).await?;
+            left.send_replace(());
+            if let Some(heard) = heard {
+                heard();
+            }
+            Ok(if piece.is_empty() { None } else { Some((piece, (file, left))) })
+        }
+    })
 }
 
 /// Where a run's artifacts can be reached.
