@@ -15,6 +15,22 @@ use rustix::{
 
 use crate::manifest::DatasetError;
 
+/// Refuses a target that is one of the inputs, or would lie inside a folder of them, where the next reader would take it for data.
+pub fn check_apart(target: &Path, inputs: &[&Path]) -> Result<(), DatasetError> {
+    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let beside = parent.canonicalize().ok().zip(target.file_name()).map(|(parent, name)| parent.join(name));
+    let places: Vec<PathBuf> = target.canonicalize().into_iter().chain(beside).collect();
+    for input in inputs {
+        let Ok(whole) = input.canonicalize() else { continue };
+        if let Some(place) = places.iter().find(|place| place.starts_with(&whole)) {
+            let how = if *place == whole { "is what is read itself" } else { "lies inside what is read" };
+            let message = format!("`{}` {how}, `{}`", target.display(), input.display());
+            return Err(DatasetError::new(target, message).hint("write to another place: the input stays as it is"));
+        }
+    }
+    Ok(())
+}
+
 /// Gone with its process, however that ends, unless it was committed.
 #[derive(Debug)]
 pub struct WholeFile {
