@@ -136,6 +136,29 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn an_input_and_what_lies_inside_one_are_no_targets() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, beside) = (folder.path().join("data"), folder.path().join("data-scores"));
+        let file = data.join("1.parquet");
+        fs::create_dir(&data).unwrap();
+        fs::write(&file, "rows").unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&data, &link).unwrap();
+        for (target, input) in [
+            (&file, &file),
+            (&file, &data),
+            (&data.join("new.parquet"), &data),
+            (&link.join("new.parquet"), &data),
+            (&data.join("1.parquet"), &link.join("1.parquet")),
+        ] {
+            assert!(check_apart(target, &[&beside, input]).is_err(), "{target:?} {input:?}");
+        }
+        for target in [&beside, &data.join("2.parquet")] {
+            check_apart(target, &[&file, &folder.path().join("absent")]).unwrap();
+        }
+    }
+
     fn write(target: &Path, overwrite: bool, text: &str) -> Result<WholeFile, DatasetError> {
         let whole = WholeFile::begin(target, overwrite)?;
         whole.file().unwrap().write_all(text.as_bytes()).unwrap();
