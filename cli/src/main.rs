@@ -42,7 +42,7 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 fn main() -> ExitCode {
     let args = Args::parse();
     match carry_out(args) {
-        Ok(code) => code,
+        Ok(code) => print::verdict(code),
         Err(fault) => {
             print::note(fault.render().trim_end());
             fault.exit_code()

@@ -133,6 +133,9 @@ pub fn evaluate(
     options: &EvaluateOptions,
     log: &str,
 ) -> Result<Result<EvaluateReport, ExitCode>, Fault> {
+    if let Some(target) = &options.per_query {
+        target.check_apart(&[data, &model.model])?;
+    }
     let mut arguments = of_model(model, data);
     flag(&mut arguments, "--out", Some("-"));
     flag(&mut arguments, "--list", columns.query.as_ref());

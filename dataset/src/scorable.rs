@@ -97,8 +97,9 @@ pub struct Features {
 }
 
 impl Scorable {
-    /// Refuses, by name, what lacks a feature, or holds one that is no number. Blocking.
-    pub fn open(root: &Path, wish: Wish) -> Result<Self, DatasetError> {
+    /// Refuses, by name, what lacks a feature, or holds one that is no number. Where the data lacks a list column that was not asked
+    /// for, lists are those of [`layout::LIST`], as in judgments. Blocking.
+    pub fn open(root: &Path, mut wish: Wish) -> Result<Self, DatasetError> {
         let mut files = Vec::new();
         let mut schema: Option<SchemaRef> = None;
         let mut rows = 0;
@@ -111,6 +112,10 @@ impl Scorable {
             let metadata =
                 ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|error| broken(&error))?;
             kept(&path, &metadata, &wish.features)?;
+            let lists_are_there = metadata.schema().field_with_name(&wish.list.name).is_ok();
+            if files.is_empty() && !wish.list.must_be_there && !lists_are_there {
+                wish.list.name = layout::LIST.to_owned();
+            }
             let beside = Arc::new(beside(&path, metadata.schema(), &wish)?);
             match &schema {
                 None => schema = Some(beside),
@@ -363,6 +368,13 @@ fn beside(path: &Path, schema: &Schema, wish: &Wish) -> Result<Schema, DatasetEr
             }
             continue;
         };
+        if what == "label"
+            && let Some((other, _)) =
+                wish.beside().into_iter().find(|(other, taken)| *other != "label" && taken.name == *name)
+        {
+            let message = format!("`{shown}`: column `{name}` is to be the label and the {other} at once");
+            return Err(DatasetError::new(path, message).hint("name the column of labels with --label"));
+        }
         // What a list is may be the query itself.
         if fields.iter().any(|taken| taken.name() == name) {
             continue;
@@ -484,5 +496,32 @@ mod tests {
         fs::remove_file(folder.path().join("1.parquet")).unwrap();
         let asked = Wish { label: Wanted::or(Some("grade".into()), layout::LABEL), ..wish(&["a"]) };
         assert!(Scorable::open(folder.path(), asked).unwrap_err().message.contains("no label column `grade`"));
+    }
+
+    #[test]
+    fn lists_are_the_runs_groups_else_list_id_else_queries_as_in_the_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("1.parquet");
+        let ids = || -> ArrayRef { Arc::new(Int64Array::from(vec![7, 7])) };
+        let grouped = || Wish { list: Wanted::or(None, "session"), ..wish(&["a"]) };
+        let mut columns = vec![("a", floats(&[0.0, 1.0])), (layout::QUERY, ids())];
+        for column in [layout::QUERY, layout::LIST, "session"] {
+            if column != layout::QUERY {
+                columns.push((column, ids()));
+            }
+            write(&file, columns.clone());
+            assert_eq!(Scorable::open(&file, grouped()).unwrap().group(), Some(column));
+        }
+    }
+
+    #[test]
+    fn a_column_is_not_the_label_and_an_id_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("1.parquet");
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![7, 8]));
+        write(&file, vec![("a", floats(&[0.0, 1.0])), (layout::DOCUMENT, ids)]);
+        let twice = Wish { label: Wanted::or(Some(layout::DOCUMENT.into()), layout::LABEL), ..wish(&["a"]) };
+        let error = Scorable::open(&file, twice).unwrap_err();
+        assert!(error.message.ends_with("column `document_id` is to be the label and the document at once"), "{error}");
     }
 }

@@ -15,6 +15,22 @@ use rustix::{
 
 use crate::manifest::DatasetError;
 
+/// Refuses a target that is one of the inputs, or would lie inside a folder of them, where the next reader would take it for data.
+pub fn check_apart(target: &Path, inputs: &[&Path]) -> Result<(), DatasetError> {
+    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let beside = parent.canonicalize().ok().zip(target.file_name()).map(|(parent, name)| parent.join(name));
+    let places: Vec<PathBuf> = target.canonicalize().into_iter().chain(beside).collect();
+    for input in inputs {
+        let Ok(whole) = input.canonicalize() else { continue };
+        if let Some(place) = places.iter().find(|place| place.starts_with(&whole)) {
+            let how = if *place == whole { "is what is read itself" } else { "lies inside what is read" };
+            let message = format!("`{}` {how}, `{}`", target.display(), input.display());
+            return Err(DatasetError::new(target, message).hint("write to another place: the input stays as it is"));
+        }
+    }
+    Ok(())
+}
+
 /// Gone with its process, however that ends, unless it was committed.
 #[derive(Debug)]
 pub struct WholeFile {
@@ -119,6 +135,29 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+
+    #[test]
+    fn an_input_and_what_lies_inside_one_are_no_targets() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, beside) = (folder.path().join("data"), folder.path().join("data-scores"));
+        let file = data.join("1.parquet");
+        fs::create_dir(&data).unwrap();
+        fs::write(&file, "rows").unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&data, &link).unwrap();
+        for (target, input) in [
+            (&file, &file),
+            (&file, &data),
+            (&data.join("new.parquet"), &data),
+            (&link.join("new.parquet"), &data),
+            (&data.join("1.parquet"), &link.join("1.parquet")),
+        ] {
+            assert!(check_apart(target, &[&beside, input]).is_err(), "{target:?} {input:?}");
+        }
+        for target in [&beside, &data.join("2.parquet")] {
+            check_apart(target, &[&file, &folder.path().join("absent")]).unwrap();
+        }
+    }
 
     fn write(target: &Path, overwrite: bool, text: &str) -> Result<WholeFile, DatasetError> {
         let whole = WholeFile::begin(target, overwrite)?;

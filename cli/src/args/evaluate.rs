@@ -1,6 +1,6 @@
 //! What can be typed after `lockstep evaluate` and `lockstep compare`.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{num::NonZeroUsize, path::PathBuf, str::FromStr};
 
 use clap::ValueEnum;
 use ranking::metrics::{Metric, Profile};
@@ -11,10 +11,10 @@ use super::score::Which;
 pub struct EvaluateArgs {
     /// Predictions: a Parquet or CSV file with columns for query, label and score, or a folder of such files. The rows of a query
     /// stand together.
-    #[arg(value_name = "PREDICTIONS", required_unless_present_any = ["qrels", "model"], conflicts_with_all = ["qrels", "run", "model"])]
+    #[arg(value_name = "PREDICTIONS", required_unless_present_any = ["qrels", "model"], conflicts_with_all = ["qrels", "run", "complete", "model", "checkpoint", "features", "data"])]
     pub predictions: Option<PathBuf>,
     /// Judgments of TREC's form, `query iteration document relevance`; with --run.
-    #[arg(long, value_name = "FILE", requires = "run", conflicts_with = "model")]
+    #[arg(long, value_name = "FILE", requires = "run", conflicts_with_all = ["model", "checkpoint", "features", "data"])]
     pub qrels: Option<PathBuf>,
     /// A ranking of TREC's form, `query Q0 document rank score tag`; the scores decide the order.
     #[arg(long, value_name = "FILE", requires = "qrels")]
@@ -24,7 +24,7 @@ pub struct EvaluateArgs {
     pub complete: bool,
     /// A model instead: the folder of a checkpoint, of a run or of an MLflow model; or a file of TorchScript. It scores --data as a run
     /// scores its validation data.
-    #[arg(long, value_name = "MODEL", requires = "data")]
+    #[arg(long, value_name = "MODEL", requires = "data", conflicts_with_all = ["run", "complete", "score"])]
     pub model: Option<PathBuf>,
     /// Which checkpoint of a run's folder.
     #[arg(long, value_enum, default_value_t = Which::Best, requires = "model")]
@@ -43,16 +43,16 @@ pub struct EvaluateArgs {
     #[arg(long)]
     pub intervals: bool,
     /// Resamples of the bootstrap.
-    #[arg(long, value_name = "N", default_value = "1000")]
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = resamples, requires = "intervals")]
     pub resamples: NonZeroUsize,
     /// Of the bootstrap.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "intervals")]
     pub seed: u64,
     /// Write the values of each query to this .csv or .parquet file.
     #[arg(long, value_name = "FILE")]
     pub per_query: Option<PathBuf>,
     /// Replace the file of --per-query where it exists.
-    #[arg(long)]
+    #[arg(long, requires = "per_query")]
     pub overwrite: bool,
     /// Print JSON on stdout.
     #[arg(long)]
@@ -85,7 +85,7 @@ pub struct CompareArgs {
     #[arg(long, value_name = "N", default_value = "10000")]
     pub rounds: NonZeroUsize,
     /// Resamples of the bootstrap.
-    #[arg(long, value_name = "N", default_value = "1000")]
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = resamples)]
     pub resamples: NonZeroUsize,
     /// Of the test and the bootstrap.
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -99,16 +99,16 @@ pub struct CompareArgs {
 #[derive(Debug, clap::Args)]
 pub struct ColumnArgs {
     /// The column of queries [default: `query`, `list_id`, `query_id` or `qid`].
-    #[arg(long, value_name = "COLUMN")]
+    #[arg(long, value_name = "COLUMN", conflicts_with = "qrels")]
     pub query: Option<String>,
     /// The column of labels [default: `label`].
-    #[arg(long, value_name = "COLUMN")]
+    #[arg(long, value_name = "COLUMN", conflicts_with = "qrels")]
     pub label: Option<String>,
     /// The column of scores [default: `score`].
-    #[arg(long, value_name = "COLUMN")]
+    #[arg(long, value_name = "COLUMN", conflicts_with = "qrels")]
     pub score: Option<String>,
     /// The column of documents, where ties go by it [default: `document`, `document_id`, `doc_id` or `docid`].
-    #[arg(long, value_name = "COLUMN")]
+    #[arg(long, value_name = "COLUMN", conflicts_with = "qrels")]
     pub document: Option<String>,
 }
 
@@ -116,7 +116,7 @@ pub struct ColumnArgs {
 #[derive(Debug, clap::Args)]
 pub struct ConventionArgs {
     /// ndcg, dcg, map, mrr, precision, recall and err, each also as ndcg@k.
-    #[arg(long, value_name = "METRICS", value_delimiter = ',', default_value = "ndcg@1,ndcg@5,ndcg@10,map,mrr")]
+    #[arg(long, value_name = "METRICS", value_delimiter = ',', value_parser = metric, default_value = "ndcg@1,ndcg@5,ndcg@10,map,mrr")]
     pub metrics: Vec<Metric>,
     /// Whose conventions: reference, trec_eval, lightgbm, xgboost, sklearn or ranx.
     #[arg(long = "as", value_name = "PROFILE", default_value = "reference")]
@@ -203,5 +203,67 @@ fn above_zero(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(label) if label.is_finite() && label > 0.0 => Ok(label),
         _ => Err("a relevant label is a number above 0".into()),
+    }
+}
+
+/// Each holds a sum a metric, and each query goes into all of them.
+const MOST_RESAMPLES: usize = 100_000;
+
+fn resamples(text: &str) -> Result<NonZeroUsize, String> {
+    match text.parse::<NonZeroUsize>() {
+        Ok(resamples) if resamples.get() <= MOST_RESAMPLES => Ok(resamples),
+        _ => Err(format!("a bootstrap has 1 to {MOST_RESAMPLES} resamples")),
+    }
+}
+
+fn metric(text: &str) -> Result<Metric, <Metric as FromStr>::Err> {
+    text.trim().parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use crate::args::{Args, Verb};
+
+    #[test]
+    fn a_flag_that_would_do_nothing_is_refused() {
+        let refused = |words: &str| Args::try_parse_from(words.split(' ')).is_err();
+        for words in [
+            "p --complete",
+            "p --data d",
+            "p --checkpoint latest",
+            "p --features a",
+            "p --seed 1",
+            "p --resamples 9",
+            "p --overwrite",
+            "--qrels q --run r --query a",
+            "--qrels q --run r --label a",
+            "--qrels q --run r --score a",
+            "--qrels q --run r --data d",
+            "--model m --data d --complete",
+            "--model m --data d --score a",
+            "p --intervals --resamples 100001",
+        ] {
+            assert!(refused(&format!("lockstep evaluate {words}")), "{words}");
+        }
+        for words in [
+            "p --query a --label b --score c --document d",
+            "p --intervals --resamples 100000 --seed 1",
+            "p --per-query o.csv --overwrite",
+            "--qrels q --run r --complete",
+            "--model m --data d --checkpoint latest --features a,b --query q --label l",
+        ] {
+            assert!(!refused(&format!("lockstep evaluate {words}")), "{words}");
+        }
+        assert!(refused("lockstep compare a b --qrels q --score c"));
+        assert!(!refused("lockstep compare a b --score c --seed 3"));
+    }
+
+    #[test]
+    fn blanks_around_metrics_do_not_matter() {
+        let args = Args::try_parse_from(["lockstep", "evaluate", "p", "--metrics", "ndcg@5, map"]).unwrap();
+        let Verb::Evaluate(args) = args.verb else { panic!("another verb") };
+        assert_eq!(args.convention.metrics.iter().map(ToString::to_string).collect::<Vec<_>>(), ["ndcg@5", "map"]);
     }
 }

@@ -39,11 +39,12 @@ pub(super) struct Found {
 }
 
 impl ColumnNames {
-    /// Finds them among names. `source` says whose.
+    /// Finds them among names; a column of documents only where they are needed. `source` says whose.
     pub(super) fn find<'a>(
         &self,
         source: &str,
         names: impl Iterator<Item = &'a str> + Clone,
+        documents: bool,
     ) -> Result<Found, PipelineError> {
         let place = |name: &str| names.clone().position(|known| known == name);
         let missing = |what: &str, flag: &str, wanted: &str| {
@@ -59,6 +60,7 @@ impl ColumnNames {
             }),
         };
         let document = match &self.document {
+            _ if !documents => None,
             Some(_) => Some(find(&self.document, &DOCUMENT, "documents", "document")?),
             None => DOCUMENT.iter().find_map(|name| place(name)),
         };
@@ -141,6 +143,14 @@ impl Queries {
         }
     }
 
+    /// What ids are, in words.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Int(_) | Self::UInt(_) => "integers",
+            Self::Text(_) => "text",
+        }
+    }
+
     /// The rows at which another query begins, without row 0; then the number of rows.
     pub fn ends(&self, ends: &mut Vec<usize>) {
         fn of<T: PartialEq>(ids: &[T], ends: &mut Vec<usize>) {
@@ -189,7 +199,8 @@ impl Columns {
     pub fn of(batch: &RecordBatch, names: &ColumnNames, source: &str, documents: bool) -> Result<Self, Wrong> {
         let whole = |error| Wrong { row: None, error };
         let schema: &Schema = batch.schema_ref();
-        let found = names.find(source, schema.fields().iter().map(|field| field.name().as_str())).map_err(whole)?;
+        let found =
+            names.find(source, schema.fields().iter().map(|field| field.name().as_str()), documents).map_err(whole)?;
         let column = |at: usize| -> Result<&ArrayRef, Wrong> {
             let array = batch.column(at);
             match array.logical_nulls().filter(|nulls| nulls.null_count() > 0) {
@@ -227,13 +238,12 @@ impl Columns {
             kind if kind.is_integer() => {
                 Queries::Int(to(found.query, &DataType::Int64)?.as_primitive::<Int64Type>().clone())
             }
-            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
-                Queries::Text(to(found.query, &DataType::Utf8)?.as_string::<i32>().clone())
-            }
+            // What else training groups rows by: equal values have equal texts, others have others.
+            kind if !kind.is_nested() => Queries::Text(to(found.query, &DataType::Utf8)?.as_string::<i32>().clone()),
             kind => {
                 let name = schema.field(found.query).name();
                 return Err(whole(
-                    PipelineError::data(format!("{source}, column `{name}` is {kind}: queries are integers or text"))
+                    PipelineError::data(format!("{source}, column `{name}` is {kind}: queries are single values"))
                         .with_hint("write the ids as integers or text, or name another column with --query"),
                 ));
             }
@@ -247,7 +257,7 @@ impl Columns {
             }
             _ => Scores::Double(to(found.score, &DataType::Float64)?.as_primitive::<Float64Type>().clone()),
         };
-        let documents = match found.document.filter(|_| documents) {
+        let documents = match found.document {
             Some(at) => Some(to(at, &DataType::Utf8)?.as_string::<i32>().clone()),
             None => None,
         };

@@ -6,7 +6,8 @@ use ranking::metrics::{Mean, Metric, Profile, Sum};
 use serde::Serialize;
 
 use super::{
-    Bootstrap, EvaluateOptions, Interval, Rankings, Walked, bootstrap::Replicates, randomisation, summary, walk,
+    Bootstrap, EvaluateOptions, Interval, Rankings, Walked, bootstrap::Replicates, printable, randomisation, summary,
+    walk,
 };
 use crate::PipelineError;
 
@@ -87,7 +88,10 @@ pub fn compare(a: &Rankings, b: &Rankings, options: &CompareOptions) -> Result<C
     if pairs.is_empty() {
         return Err(PipelineError::data(format!(
             "{} and {} have no query in common: one has `{}`, the other `{}`",
-            a.walked.input, b.walked.input, a.queries[0], b.queries[0]
+            a.walked.input,
+            b.walked.input,
+            printable(&a.queries[0]),
+            printable(&b.queries[0])
         ))
         .with_hint("are they of the same queries, and are these written the same way?"));
     }
@@ -135,8 +139,9 @@ pub fn compare(a: &Rankings, b: &Rankings, options: &CompareOptions) -> Result<C
         .collect();
     if let Some(first) = others.first() {
         notes.push(format!(
-            "in {} queries (`{first}` first) the labels of A and B differ: the difference is not the rankers' alone",
-            others.len()
+            "in {} queries (`{}` first) the labels of A and B differ: the difference is not the rankers' alone",
+            others.len(),
+            printable(first)
         ));
     }
     notes.extend(summary::not_of_the_profile(&options.evaluate));
@@ -176,11 +181,12 @@ fn compared(
         losses += u64::from(differences[*pair] < 0.0);
     }
     let queries = counted.len() as u64;
-    let mut order = counted;
     // Stable, so that equal changes stay in the order of the files.
-    order.sort_by(|x, y| differences[*y].total_cmp(&differences[*x]));
-    let gained = order.iter().take(options.top).filter(|pair| differences[**pair] > 0.0);
-    let lost = order.iter().rev().take(options.top).filter(|pair| differences[**pair] < 0.0);
+    let (mut gained, mut lost) = (counted.clone(), counted);
+    gained.retain(|pair| differences[*pair] > 0.0);
+    gained.sort_by(|x, y| differences[*y].total_cmp(&differences[*x]));
+    lost.retain(|pair| differences[*pair] < 0.0);
+    lost.sort_by(|x, y| differences[*x].total_cmp(&differences[*y]));
     let some = |value: f64| (queries > 0).then_some(value);
     Compared {
         name: metric,
@@ -193,8 +199,8 @@ fn compared(
         wins,
         ties: queries - wins - losses,
         losses,
-        most_gained: gained.map(|pair| change(*pair)).collect(),
-        most_lost: lost.map(|pair| change(*pair)).collect(),
+        most_gained: gained.iter().take(options.top).map(|pair| change(*pair)).collect(),
+        most_lost: lost.iter().take(options.top).map(|pair| change(*pair)).collect(),
         convention: options.evaluate.convention.words(metric),
     }
 }
@@ -237,7 +243,7 @@ fn not_the_same(a: &Side, b: &Side, pairs: &[(usize, usize)]) -> PipelineError {
         let own: Vec<&str> =
             side.queries.iter().zip(both).filter(|(_, both)| !**both).map(|(query, _)| query.as_str()).collect();
         match own.first() {
-            Some(first) => format!("{} only in {} (`{first}` first)", own.len(), side.walked.input),
+            Some(first) => format!("{} only in {} (`{}` first)", own.len(), side.walked.input, printable(first)),
             None => format!("none only in {}", side.walked.input),
         }
     };

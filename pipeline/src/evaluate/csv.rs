@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io::{self, BufRead as _, BufReader, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -19,29 +20,23 @@ pub(super) struct CsvBatches {
     header: Vec<String>,
     found: Found,
     record: ByteRecord,
-    records: u64,
-    a_row_is_a_line: bool,
 }
 
 impl CsvBatches {
-    pub fn open(path: &Path, names: &ColumnNames) -> Result<Self, PipelineError> {
-        let mut first = String::new();
-        let file = || File::open(path).map_err(|error| PipelineError::io("open", path, error));
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(file()?), &mut first)
-            .map_err(|error| PipelineError::io("read", path, error))?;
-        let delimiter = if first.contains('\t') { b'\t' } else { b',' };
-        let mut reader = ReaderBuilder::new().delimiter(delimiter).buffer_capacity(1 << 18).from_reader(file()?);
+    /// `documents`: whether the column of documents is read.
+    pub fn open(path: &Path, names: &ColumnNames, documents: bool) -> Result<Self, PipelineError> {
+        let mut reader = reader(path).map_err(|error| PipelineError::io("open", path, error))?;
         let header = reader.headers().map_err(|error| unreadable(path, &error))?;
         let header: Vec<String> =
             header.iter().map(|name| name.trim_start_matches('\u{feff}').trim().to_owned()).collect();
-        let found = names.find(&shown(path), header.iter().map(String::as_str))?;
-        let record = ByteRecord::new();
-        Ok(Self { path: path.to_owned(), reader, header, found, record, records: 0, a_row_is_a_line: true })
-    }
-
-    /// Whether so far every record was one line, the first of them line 2.
-    pub fn a_row_is_a_line(&self) -> bool {
-        self.a_row_is_a_line
+        if let Some(twice) =
+            header.iter().enumerate().find(|(at, name)| !name.is_empty() && header[..*at].contains(name))
+        {
+            return Err(PipelineError::data(format!("{} has two columns `{}`", shown(path), twice.1))
+                .with_hint("which of them is meant, nobody can tell: rename or drop one"));
+        }
+        let found = names.find(&shown(path), header.iter().map(String::as_str), documents)?;
+        Ok(Self { path: path.to_owned(), reader, header, found, record: ByteRecord::new() })
     }
 
     pub fn next(&mut self, rows: usize) -> Result<Option<RecordBatch>, PipelineError> {
@@ -52,14 +47,15 @@ impl CsvBatches {
         while read < rows
             && self.reader.read_byte_record(&mut self.record).map_err(|error| unreadable(&self.path, &error))?
         {
-            let line = self.record.position().map_or(0, csv::Position::line);
-            self.a_row_is_a_line &= line == self.records + 2;
-            (read, self.records) = (read + 1, self.records + 1);
-            queries.append_value(self.text(self.found.query, line)?);
-            labels.append_value(self.number(self.found.label, line)?);
-            scores.append_value(self.number(self.found.score, line)?);
+            read += 1;
+            if self.record.len() != self.header.len() {
+                return Err(self.ragged());
+            }
+            queries.append_value(self.text(self.found.query)?);
+            labels.append_value(self.number(self.found.label)?);
+            scores.append_value(self.number(self.found.score)?);
             if let (Some(documents), Some(at)) = (&mut documents, self.found.document) {
-                documents.append_value(self.text(at, line)?);
+                documents.append_value(self.text(at)?);
             }
         }
         if read == 0 {
@@ -80,39 +76,110 @@ impl CsvBatches {
         batch.map(Some).map_err(failed)
     }
 
-    fn text(&self, at: usize, line: u64) -> Result<&str, PipelineError> {
+    fn text(&self, at: usize) -> Result<&str, PipelineError> {
         match std::str::from_utf8(&self.record[at]) {
-            Ok("") => Err(self.wrong(at, line, "the value is missing").with_hint("fill it in, or drop the line")),
+            Ok("") => Err(self.wrong(at, "the value is missing").with_hint("fill it in, or drop the line")),
             Ok(text) => Ok(text),
-            Err(_) => Err(self.wrong(at, line, "the text is not UTF-8").with_hint("write the file as UTF-8")),
+            Err(_) => Err(self.wrong(at, "the text is not UTF-8").with_hint("write the file as UTF-8")),
         }
     }
 
-    fn number<T: std::str::FromStr>(&self, at: usize, line: u64) -> Result<T, PipelineError> {
-        let text = self.text(at, line)?.trim();
+    fn number<T: std::str::FromStr>(&self, at: usize) -> Result<T, PipelineError> {
+        let text = self.text(at)?.trim();
         text.parse().map_err(|_| {
-            self.wrong(at, line, &format!("`{text}` is not a number"))
+            self.wrong(at, &format!("`{text}` is not a number"))
                 .with_hint("labels and scores are numbers; name other columns with --label and --score")
         })
     }
 
-    fn wrong(&self, at: usize, line: u64, what: &str) -> PipelineError {
-        PipelineError::data(format!("{} line {line}, column `{}`: {what}", shown(&self.path), self.header[at]))
+    fn wrong(&self, at: usize, what: &str) -> PipelineError {
+        PipelineError::data(format!("{}, column `{}`: {what}", self.place(), self.header[at]))
     }
+
+    fn ragged(&self) -> PipelineError {
+        let (fields, wanted) = (self.record.len(), self.header.len());
+        PipelineError::data(format!("{}: {fields} fields, the header has {wanted}", self.place()))
+            .with_hint("a field that holds the delimiter is written in quotes")
+    }
+
+    fn place(&self) -> String {
+        match line_of(&self.path, &self.record) {
+            Some(line) => format!("{} line {line}", shown(&self.path)),
+            None => shown(&self.path),
+        }
+    }
+}
+
+fn reader(path: &Path) -> io::Result<Reader<File>> {
+    let mut first = String::new();
+    BufReader::new(File::open(path)?).read_line(&mut first)?;
+    let delimiter = if first.contains('\t') { b'\t' } else { b',' };
+    let mut builder = ReaderBuilder::new();
+    // Ragged lines are told with their true number.
+    builder.delimiter(delimiter).flexible(true).buffer_capacity(1 << 18);
+    Ok(builder.from_reader(File::open(path)?))
+}
+
+/// The line, from 1, at which a row begins, where the file still tells. Rows count from 0 and without the header; blank lines are no
+/// rows, and a row may span lines: so the file is read again up to it, which only an error's words are worth.
+pub(super) fn line_of_row(path: &Path, row: u64) -> Option<u64> {
+    let mut reader = reader(path).ok()?;
+    let mut record = ByteRecord::new();
+    for _ in 0..=row {
+        reader.read_byte_record(&mut record).ok().filter(|there| *there)?;
+    }
+    line_of(path, &record)
+}
+
+/// A reader says where a record was looked for, which is before the rest of a line's end and the blank lines that it skips.
+fn line_of(path: &Path, record: &ByteRecord) -> Option<u64> {
+    let looked_for = record.position()?.byte();
+    let (mut line, mut before) = (1, 0);
+    for (at, byte) in (0..).zip(BufReader::with_capacity(1 << 18, File::open(path).ok()?).bytes()) {
+        let byte = byte.ok()?;
+        if at >= looked_for && !matches!(byte, b'\n' | b'\r') {
+            return Some(line);
+        }
+        // Also where `\r` alone ends lines; `\r\n` is one end.
+        line += u64::from(byte == b'\r' || (byte == b'\n' && before != b'\r'));
+        before = byte;
+    }
+    None
 }
 
 fn unreadable(path: &Path, error: &csv::Error) -> PipelineError {
     match error.kind() {
-        ErrorKind::UnequalLengths { pos, expected_len, len } => {
-            let line = pos.as_ref().map_or(0, csv::Position::line);
-            PipelineError::data(format!("{} line {line}: {len} fields, the header has {expected_len}", shown(path)))
-                .with_hint("a field that holds the delimiter is written in quotes")
-        }
-        ErrorKind::Utf8 { pos, .. } => {
-            let line = pos.as_ref().map_or(0, csv::Position::line);
-            PipelineError::data(format!("{} line {line}: the text is not UTF-8", shown(path)))
-                .with_hint("predictions are Parquet, or CSV with a line of column names")
-        }
+        ErrorKind::Utf8 { .. } => PipelineError::data(format!("{} line 1: the text is not UTF-8", shown(path)))
+            .with_hint("predictions are Parquet, or CSV with a line of column names"),
         _ => PipelineError::data(format!("cannot read {} as CSV: {error}", shown(path))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_count_as_an_editor_counts_them_past_blank_lines_and_lines_in_quotes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.csv");
+        for (text, lines) in [
+            ("query,label,score\n\n\na,1,1\n\"a\nb\",1,1\n\nc,1,1", [4, 5, 8]),
+            ("\u{feff}query,label,score\r\na,1,1\r\n\r\nb,1,1\r\nc,1,1\r\n", [2, 4, 5]),
+            ("query,label,score\ra,1,1\rb,1,1\r\rc,1,1", [2, 3, 5]),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!([0, 1, 2].map(|row| line_of_row(&path, row)), lines.map(Some), "{text:?}");
+            assert_eq!(line_of_row(&path, 3), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn columns_of_one_name_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.csv");
+        std::fs::write(&path, "query,label,score,score\na,1,1,2\n").unwrap();
+        let error = CsvBatches::open(&path, &ColumnNames::default(), false).err().unwrap();
+        assert!(error.message.ends_with("has two columns `score`"), "{error}");
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use arrow::array::StringArray;
 use arrow::record_batch::RecordBatch;
-use ranking::metrics::{Evaluator, LabelRange, Ties};
+use ranking::metrics::{Evaluator, LabelRange};
 
 use super::{
     ColumnNames, EvaluateOptions, Walked,
@@ -41,6 +41,8 @@ pub(super) struct Lists<'a> {
     names: &'a ColumnNames,
     /// Ties go by document id.
     by_document: bool,
+    /// Of the batches so far: the same id is another query as text.
+    ids: Option<&'static str>,
     labels: LabelRange,
     judge: Judge,
     seen: Seen,
@@ -117,7 +119,8 @@ impl<'a> Lists<'a> {
     pub fn new(options: &EvaluateOptions, names: &'a ColumnNames) -> Self {
         Self {
             names,
-            by_document: options.convention.ties == Ties::DocumentDescending,
+            by_document: options.by_document(),
+            ids: None,
             labels: options.convention.labels(&options.metrics),
             judge: Judge::new(options),
             seen: Seen::new(),
@@ -145,6 +148,11 @@ impl<'a> Lists<'a> {
                     rows.name()
                 ))
                 .with_hint("name it with --document, or break ties otherwise: --ties row-order, --ties averaged"));
+            }
+            let ids = columns.queries.kind();
+            if let Some(before) = self.ids.replace(ids).filter(|before| *before != ids) {
+                return Err(PipelineError::data(format!("{}: queries are {ids}, and {before} before", rows.name()))
+                    .with_hint("an id is one query only where all files of a folder write it the same way"));
             }
             self.check(&columns, |row| rows.place(first + row as u64))?;
             self.batch(&columns, first, rows, on)?;
@@ -335,7 +343,8 @@ pub(super) fn wrong_label(place: &str, label: f32, range: &LabelRange) -> Pipeli
         why if why.starts_with("err") => {
             "say what a perfect document's grade is with --largest-grade, or leave err out"
         }
-        _ => "with --gain linear labels may be as large as you like",
+        why if why.starts_with("the linear") => "scale the labels down: ndcg stays the same, dcg scales with them",
+        _ => "with --gain linear labels may be as large as 2^31",
     };
     error(format!("the label {label} is above {}, {}", range.most, range.why), hint)
 }

@@ -18,10 +18,13 @@ mod seen;
 mod summary;
 mod trec;
 
-use std::path::{Path, PathBuf};
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+};
 
 use arrow::record_batch::RecordBatchReader;
-use ranking::metrics::{Convention, Metric, Profile};
+use ranking::metrics::{Convention, Metric, Profile, Ties};
 use serde::Serialize;
 
 pub use bootstrap::{Bootstrap, Interval};
@@ -46,6 +49,13 @@ pub struct EvaluateOptions {
     pub per_query: Option<PerQuery>,
 }
 
+impl EvaluateOptions {
+    /// Whether ties go by document id: nothing else looks at documents.
+    fn by_document(&self) -> bool {
+        self.convention.ties == Ties::DocumentDescending
+    }
+}
+
 impl Default for EvaluateOptions {
     fn default() -> Self {
         Self {
@@ -65,6 +75,14 @@ pub struct PerQuery {
     pub overwrite: bool,
 }
 
+impl PerQuery {
+    /// Refuses a place that is one of what is read, or inside it.
+    pub fn check_apart(&self, inputs: &[&Path]) -> Result<(), PipelineError> {
+        dataset::whole_file::check_apart(&self.path, inputs)
+            .map_err(|error| PipelineError { hint: error.hint, ..PipelineError::options(error.message) })
+    }
+}
+
 /// What is evaluated.
 #[derive(Clone, Debug)]
 pub enum Rankings {
@@ -77,6 +95,15 @@ pub enum Rankings {
         /// Average over all judged queries: one without rows in the run is a list of no documents.
         complete: bool,
     },
+}
+
+impl Rankings {
+    fn inputs(&self) -> Vec<&Path> {
+        match self {
+            Self::Predictions { path, .. } => vec![path],
+            Self::Trec { qrels, run, .. } => vec![qrels, run],
+        }
+    }
 }
 
 /// What came out.
@@ -114,6 +141,9 @@ pub struct Value {
 
 /// Evaluates files.
 pub fn evaluate(rankings: &Rankings, options: &EvaluateOptions) -> Result<EvaluateReport, PipelineError> {
+    if let Some(target) = &options.per_query {
+        target.check_apart(&rankings.inputs())?;
+    }
     let mut summary = Summary::new(options)?;
     let walked = walk(rankings, options, &mut |judged| summary.add(judged))?;
     summary.finish(walked)
@@ -147,11 +177,23 @@ fn walk(
 ) -> Result<Walked, PipelineError> {
     match rankings {
         Rankings::Predictions { path, columns } => {
-            let mut files = Predictions::open(path, columns)?;
+            let mut files = Predictions::open(path, columns, options.by_document())?;
             Lists::new(options, columns).walk(&mut files, on)
         }
         Rankings::Trec { qrels, run, complete } => Pair::read(qrels, run, options)?.walk(*complete, options, on),
     }
+}
+
+/// An id for people: control characters are spelled out, so that no id moves a terminal's cursor.
+fn printable(id: &str) -> Cow<'_, str> {
+    if !id.contains(char::is_control) {
+        return Cow::Borrowed(id);
+    }
+    let spell = |letter: char| match letter.is_control() {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    Cow::Owned(id.chars().map(spell).collect())
 }
 
 fn shown(path: &Path) -> String {

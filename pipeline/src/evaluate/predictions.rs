@@ -10,7 +10,12 @@ use arrow::record_batch::{RecordBatch, RecordBatchReader};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
-use super::{ColumnNames, csv::CsvBatches, lists::Rows, shown};
+use super::{
+    ColumnNames,
+    csv::{CsvBatches, line_of_row},
+    lists::Rows,
+    shown,
+};
 use crate::PipelineError;
 
 /// Large enough that a batch's overhead vanishes, small enough for a cache.
@@ -20,8 +25,10 @@ const BATCH_ROWS: usize = 16 << 10;
 pub(super) struct Predictions<'a> {
     path: PathBuf,
     names: &'a ColumnNames,
+    /// Whether the columns of documents are read.
+    documents: bool,
     files: Vec<PathBuf>,
-    /// Of each opened file: its number of the first row, over all; and whether a row is a line (CSV without line breaks in fields).
+    /// Of each opened file: its number of the first row, over all; and whether it has lines.
     opened: Vec<Opened>,
     reading: Option<Reading>,
     next_row: u64,
@@ -29,7 +36,7 @@ pub(super) struct Predictions<'a> {
 
 struct Opened {
     first_row: u64,
-    lines: Option<bool>,
+    is_csv: bool,
 }
 
 enum Reading {
@@ -38,19 +45,19 @@ enum Reading {
 }
 
 impl<'a> Predictions<'a> {
-    pub fn open(path: &Path, names: &'a ColumnNames) -> Result<Self, PipelineError> {
+    pub fn open(path: &Path, names: &'a ColumnNames, documents: bool) -> Result<Self, PipelineError> {
         let files = list_files(path)?;
-        Ok(Self { path: path.to_owned(), names, files, opened: Vec::new(), reading: None, next_row: 0 })
+        Ok(Self { path: path.to_owned(), names, documents, files, opened: Vec::new(), reading: None, next_row: 0 })
     }
 
     fn open_next(&mut self) -> Result<bool, PipelineError> {
         let Some(path) = self.files.get(self.opened.len()) else { return Ok(false) };
         let parquet = is_parquet(path)?;
-        self.opened.push(Opened { first_row: self.next_row, lines: (!parquet).then_some(true) });
+        self.opened.push(Opened { first_row: self.next_row, is_csv: !parquet });
         self.reading = Some(if parquet {
-            open_parquet(path, self.names)?
+            open_parquet(path, self.names, self.documents)?
         } else {
-            Reading::Csv(CsvBatches::open(path, self.names)?)
+            Reading::Csv(CsvBatches::open(path, self.names, self.documents)?)
         });
         Ok(true)
     }
@@ -79,13 +86,7 @@ impl Rows for Predictions<'_> {
                 Some(Reading::Parquet(reader)) => {
                     reader.next().transpose().map_err(|error| unreadable(self.current(), error))?
                 }
-                Some(Reading::Csv(batches)) => {
-                    let batch = batches.next(BATCH_ROWS)?;
-                    if let Some(opened) = self.opened.last_mut() {
-                        opened.lines = Some(batches.a_row_is_a_line());
-                    }
-                    batch
-                }
+                Some(Reading::Csv(batches)) => batches.next(BATCH_ROWS)?,
             };
             match batch {
                 Some(batch) => {
@@ -102,19 +103,18 @@ impl Rows for Predictions<'_> {
         let file = self.opened.partition_point(|opened| opened.first_row <= row).saturating_sub(1);
         let Some(opened) = self.opened.get(file) else { return shown(&self.path) };
         let (row, path) = (row - opened.first_row, &self.files[file]);
-        match opened.lines {
-            // The header is line 1.
-            Some(true) => format!("{} line {}", shown(path), row + 2),
-            _ => format!("{} row {row}", shown(path)),
+        match opened.is_csv.then(|| line_of_row(path, row)).flatten() {
+            Some(line) => format!("{} line {line}", shown(path)),
+            None => format!("{} row {row}", shown(path)),
         }
     }
 }
 
-fn open_parquet(path: &Path, names: &ColumnNames) -> Result<Reading, PipelineError> {
+fn open_parquet(path: &Path, names: &ColumnNames, documents: bool) -> Result<Reading, PipelineError> {
     let file = File::open(path).map_err(|error| PipelineError::io("open", path, error))?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| unreadable(path, error))?;
     let fields = builder.schema().fields().clone();
-    let found = names.find(&shown(path), fields.iter().map(|field| field.name().as_str()))?;
+    let found = names.find(&shown(path), fields.iter().map(|field| field.name().as_str()), documents)?;
     let roots = [found.query, found.label, found.score].into_iter().chain(found.document);
     let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
     let reader = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build();

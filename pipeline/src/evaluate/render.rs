@@ -2,13 +2,17 @@
 
 use std::fmt::Write as _;
 
-use super::{Change, CompareReport, Compared, EvaluateReport, Interval};
+use super::{Change, CompareReport, Compared, EvaluateReport, Interval, printable};
 use crate::inspect::thousands;
 
 /// A metric a line, and the convention once.
 pub fn render(report: &EvaluateReport) -> String {
-    let mut text =
-        format!("{}\n{} rows of {}", report.input, thousands(report.rows), counted(report.queries, "query", "queries"));
+    let mut text = format!(
+        "{}\n{} of {}",
+        report.input,
+        counted(report.rows, "row", "rows"),
+        counted(report.queries, "query", "queries")
+    );
     let without = report.queries_without_relevant;
     if without > 0 {
         let _ = write!(text, ", {} without relevant documents", thousands(without));
@@ -109,7 +113,7 @@ pub fn render_comparison(report: &CompareReport) -> String {
 fn changes(metric: &Compared) -> String {
     let mut text = String::new();
     let all = metric.most_gained.iter().chain(&metric.most_lost);
-    let width = all.map(|change| change.query.chars().count()).max().unwrap_or(0);
+    let width = all.map(|change| printable(&change.query).chars().count()).max().unwrap_or(0);
     for (title, changes) in [("gained", &metric.most_gained), ("lost", &metric.most_lost)] {
         if changes.is_empty() {
             continue;
@@ -117,6 +121,7 @@ fn changes(metric: &Compared) -> String {
         let _ = write!(text, "\n\nmost {title} in {}", metric.name);
         for change in changes {
             let Change { query, a, b } = change;
+            let query = printable(query);
             let _ = write!(text, "\n  {query:<width$}  {a:.4} -> {b:.4}  {:+.4}", change.by());
         }
     }

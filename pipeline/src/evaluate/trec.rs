@@ -216,10 +216,12 @@ fn lines<const N: usize>(
 ) -> Result<(), PipelineError> {
     let file = File::open(path).map_err(|error| PipelineError::io("open", path, error))?;
     let mut any = false;
-    for (line, text) in (1..).zip(BufReader::with_capacity(1 << 18, file).lines()) {
+    for (line, text) in (1u64..).zip(BufReader::with_capacity(1 << 18, file).lines()) {
         let text = text.map_err(|error| PipelineError::io("read", path, error))?;
         let mut fields = [""; N];
         let mut found = 0;
+        // Some editors mark UTF-8 so; it is no part of the first query's id.
+        let text = if line == 1 { text.trim_start_matches('\u{feff}') } else { &text };
         for field in text.split_ascii_whitespace() {
             if found < N {
                 fields[found] = field;

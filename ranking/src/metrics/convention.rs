@@ -22,7 +22,7 @@ pub struct Convention {
     /// How many ranks a metric without `@k` looks at; `None` is all.
     pub uncut: Option<NonZeroUsize>,
     pub negative: Negative,
-    /// The greatest label that the gain takes.
+    /// The greatest label that an exponential gain takes; a linear one takes [`LINEAR_LIMIT`](Self::LINEAR_LIMIT).
     pub largest_label: f32,
     /// The grade that err takes for perfect: a document of grade g satisfies with probability (2^g - 1) / 2^largest_grade.
     pub largest_grade: u8,
@@ -139,6 +139,9 @@ impl Convention {
     /// Beyond it an exponential gain drowns all others in rounding; what the other tools take, too.
     pub const EXPONENT_LIMIT: f32 = 31.0;
 
+    /// 2^31, as an exponential gain's largest: sums of larger ones would not be exact.
+    pub const LINEAR_LIMIT: f32 = (1u32 << 31) as f32;
+
     /// The labels that these metrics have values for.
     pub fn labels(&self, metrics: &[Metric]) -> LabelRange {
         let least = match self.negative {
@@ -146,8 +149,11 @@ impl Convention {
             Negative::Zero => f32::MIN,
         };
         let mut range = LabelRange { least, most: f32::MAX, why: "a number" };
-        if self.gain == Gain::Exponential && metrics.iter().any(|metric| metric.is_of_gains()) {
-            (range.most, range.why) = (self.largest_label, "the exponential gain's largest label");
+        if metrics.iter().any(|metric| metric.is_of_gains()) {
+            (range.most, range.why) = match self.gain {
+                Gain::Exponential => (self.largest_label, "the exponential gain's largest label"),
+                Gain::Linear => (Self::LINEAR_LIMIT, "the linear gain's largest label"),
+            };
         }
         let grade = f32::from(self.largest_grade);
         if metrics.iter().any(|metric| matches!(metric, Metric::Err(_))) && grade < range.most {

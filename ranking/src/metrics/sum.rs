@@ -1,6 +1,6 @@
 //! Sums that no order of addition changes.
 
-/// An exact sum of finite numbers below 2^66 in size: each is rounded once, to a multiple of 2^-60, and whole numbers are added
+/// An exact sum of finite numbers whose total, like each of them, stays below 2^66 in size: each is rounded once, to a multiple of 2^-60, and whole numbers are added
 /// afterwards. The same numbers give the same sum to the bit in any order, in any blocks, on any number of machines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Sum(i128);
@@ -13,12 +13,6 @@ impl Sum {
     pub fn add(&mut self, value: f64) {
         debug_assert!(value.is_finite(), "a sum of numbers that are not finite means nothing");
         self.0 += units(value);
-    }
-
-    /// Adds a number so many times.
-    #[inline]
-    pub fn add_times(&mut self, value: f64, times: u32) {
-        self.0 += units(value) * i128::from(times);
     }
 
     #[inline]

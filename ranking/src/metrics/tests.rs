@@ -17,6 +17,18 @@ fn metrics(names: &str) -> Vec<Metric> {
 }
 
 #[test]
+fn the_largest_linear_gains_add_up_exactly() {
+    let convention = Convention { gain: Gain::Linear, ..Convention::default() };
+    let range = convention.labels(&[Metric::Dcg(None)]);
+    assert!(range.contains(Convention::LINEAR_LIMIT) && !range.contains(Convention::LINEAR_LIMIT * 2.0));
+    assert!(convention.labels(&[Metric::Mrr(None)]).contains(1e30));
+    let value = f64::from(Convention::LINEAR_LIMIT);
+    let mut mean = Mean::default();
+    (0..1_000_000).for_each(|_| mean.add(value));
+    assert_eq!(mean.value(), value);
+}
+
+#[test]
 fn a_list_worked_out_by_hand() {
     // Ranked: labels 0, 3, 1, 0.
     let found = values(&[3.0, 0.0, 0.0, 1.0], &[0.5, 0.9, -1.0, 0.1]);

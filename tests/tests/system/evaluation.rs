@@ -178,6 +178,8 @@ fn judgments_and_runs_that_do_not_fit_are_refused_and_what_is_left_out_is_said()
     assert!(notes.contains("query `2`; --complete counts them") && notes.contains("query `3`"), "{notes}");
     let complete = report(&["--complete"]);
     assert_eq!((&complete["queries"], &complete["metrics"][4]["value"]), (&2.into(), &0.5.into()));
+    sandbox.write("q", "\u{feff}1 0 a 1\n2 0 a 1\n");
+    assert_eq!(report(&["--complete"])["metrics"], complete["metrics"], "a byte order mark is no part of an id");
     sandbox.write("q", "1 0 a 1\n1 0 a 0\n");
     refused(&sandbox, &pair, &["`q` line 2", "is judged twice, first in line 1"]);
     sandbox.write("q", "1 0 a -1\n");
@@ -272,6 +274,9 @@ fn values_by_query_and_intervals_are_the_same_from_csv_and_parquet_and_for_every
     assert_eq!(again.code, Some(2));
     assert!(again.err.contains("--overwrite"), "{}", again.err);
 
+    let over = ["evaluate", "a.csv", "--per-query", "a.csv", "--overwrite"];
+    refused(&sandbox, &over, &["`a.csv` is what is read itself"]);
+
     // The queries as whole numbers, as text in a dictionary, and in two files with a list over their border.
     let rows: Vec<(u32, f32, f64)> = fs::read_to_string(sandbox.path("a.csv"))
         .unwrap()
@@ -296,6 +301,10 @@ fn values_by_query_and_intervals_are_the_same_from_csv_and_parquet_and_for_every
     for input in ["numbers.parquet", "dictionary.parquet", "folder"] {
         assert_eq!(value(input), expected, "{input}");
     }
+    fs::create_dir(sandbox.path("mixed")).unwrap();
+    parquet_files::write(&sandbox.path("mixed/1.parquet"), &rows[..600], parquet_files::Ids::Numbers);
+    parquet_files::write(&sandbox.path("mixed/2.parquet"), &rows[600..], parquet_files::Ids::Dictionary);
+    refused(&sandbox, &["compare", "mixed", "mixed"], &["`mixed/2.parquet`: queries are text, and integers before"]);
     // A list that comes back in another file is told by that file's row.
     parquet_files::write(&sandbox.path("folder/3.parquet"), &rows[..4], parquet_files::Ids::Numbers);
     refused(&sandbox, &["evaluate", "folder"], &["`folder/3.parquet` row 0", "began at `folder/1.parquet` row 0"]);

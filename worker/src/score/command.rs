@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use dataset::{
     layout,
     scorable::{Scorable, Wanted, Wish},
-    whole_file::WholeFile,
+    whole_file::{WholeFile, check_apart},
 };
 use parquet::{
     arrow::ArrowWriter,
@@ -94,7 +94,7 @@ const TELL_EVERY: Duration = Duration::from_millis(200);
 pub fn score(args: &ScoreArgs) -> Result<(), Fault> {
     let to_stdout = args.out.as_os_str() == "-";
     if !to_stdout {
-        refuse_inside(&args.out, &args.data)?;
+        check_apart(&args.out, &[&args.data, &args.model])?;
     }
     // Before anything takes long.
     let whole = (!to_stdout).then(|| WholeFile::begin(&args.out, args.overwrite)).transpose()?;
@@ -133,18 +133,6 @@ fn wish(args: &ScoreArgs, model: &Loaded) -> Wish {
         list: Wanted::or(args.list.clone(), trained.group.as_deref().unwrap_or(layout::LIST)),
         document: Wanted::or(args.document.clone(), layout::DOCUMENT),
         label: Wanted::or(args.label.clone(), &trained.label),
-    }
-}
-
-/// Scores among the data would be read as data the next time.
-fn refuse_inside(out: &Path, data: &Path) -> Result<(), Fault> {
-    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match (parent.canonicalize(), data.canonicalize()) {
-        (Ok(parent), Ok(data)) if data.is_dir() && parent.starts_with(&data) => Err(Fault::wrong_input(
-            format!("`{}` lies inside the data, `{}`", out.display(), data.display()),
-            "write the scores to another place: they are no rows of the dataset",
-        )),
-        _ => Ok(()),
     }
 }
 
@@ -188,6 +176,12 @@ fn to_parquet(model: &Loaded, data: Scorable, threads: usize, out: &Path, whole:
         Ok(())
     })?;
     writer.close().map_err(|error| unwritable(&error))?;
+    if done != total {
+        return Err(Fault::failed(
+            format!("{done} rows were scored of the {total} that the data has by its footers"),
+            "was the data written anew meanwhile? Score it again",
+        ));
+    }
     Ok(whole.commit()?)
 }
 
