@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 import sys
+from typing import List, Tuple
 
 if "LOCKSTEP_TORCH" in os.environ:
     # Last: what MLflow's own environment has stays in force.
@@ -61,7 +62,79 @@ class Two(nn.Module):
         return self.layer(x + y)
 
 
+class Linear(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.layer = nn.Linear(features, 1)
+        self.seen: List[int] = []
+
+
+class Squeeze(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).squeeze()
+
+
+class Clamp(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        self.layer.weight.detach().clamp_(min=-10.0)
+        return self.layer(x)
+
+
+class Listing(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x.size(0))
+        return self.layer(x)
+
+
+class Chance(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(self.layer(x), 0.001, True)
+
+
+class Crowd(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        return y - y.mean() if x.size(0) > 10 else y
+
+
+class Aliased(Linear):
+    def __init__(self, features):
+        super().__init__(features)
+        self.register_buffer("turned", self.layer.weight.detach().t())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + x @ self.turned
+
+
+class Harmless(Linear):
+    """Writes to what came into being within the call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        with torch.no_grad():
+            ones = torch.zeros_like(y).add_(1.0)
+        return torch.relu_(y * ones)
+
+
+def hooked(features):
+    module = nn.Sequential(nn.Linear(features, 1))
+
+    def ones(self, inputs: Tuple[Tensor]) -> Tensor:
+        return torch.ones_like(inputs[0])
+
+    module.register_forward_pre_hook(ones)
+    return module
+
+
 MODULES = {
+    "squeeze": Squeeze,
+    "clamp": Clamp,
+    "list": Listing,
+    "chance": Chance,
+    "crowd": Crowd,
+    "aliased": Aliased,
+    "harmless": Harmless,
+    "hook": hooked,
     "two-arguments": Two,
     "idle": Idle,
     "two-scores": lambda features: nn.Sequential(nn.Linear(features, 2)),

@@ -237,12 +237,19 @@ fn a_module_that_cannot_be_trained_is_refused_by_name_before_the_first_step() {
     };
     refused(&["cannot be read: No such file"]);
     let one_more = (features.parse::<usize>().unwrap() + 1).to_string();
-    let cases: [(&str, &str, &[&str]); 9] = [
+    let cases: [(&str, &str, &[&str]); 16] = [
         ("state-dict", &features, &["is not a TorchScript module"]),
         ("two-arguments", &features, &["takes (x: Tensor, y: Tensor)"]),
         ("two-scores", &features, &["shape [6, 2] for 6 rows, not [6] or [6, 1]"]),
         ("idle", &features, &["no gradient reaches: `idle.weight`, `idle.bias`"]),
         ("dropout", &features, &["from call to call (aten::dropout)"]),
+        ("chance", &features, &["draws random numbers (aten::dropout)"]),
+        ("squeeze", &features, &["shape [] for 1 rows"]),
+        ("clamp", &features, &["changes what is its own in forward, by `aten::clamp_`"]),
+        ("list", &features, &["changes what is its own in forward, by `aten::append`"]),
+        ("crowd", &features, &["another score when other rows come with it"]),
+        ("aliased", &features, &["a buffer `turned` in the memory of its parameter `layer.weight`"]),
+        ("hook", &features, &["forward hooks"]),
         ("batch-norm", &features, &["changes its buffer `0.running_mean`"]),
         ("double", &features, &["of Double, not of float32"]),
         ("nan", &features, &["`bias` that holds NaN"]),
@@ -254,4 +261,10 @@ fn a_module_that_cannot_be_trained_is_refused_by_name_before_the_first_step() {
         made.ok();
         refused(words);
     }
+    // Writing to what came into being within the call is nobody's business.
+    let Some(made) = sandbox.peer("scripted.py", &["make", "harmless", "model.pt", "--features", &features]) else {
+        return;
+    };
+    made.ok();
+    train(&sandbox, &[]).ok();
 }

@@ -44,5 +44,29 @@ pub(super) fn network(
             "copy the same module to each worker's machine",
         ));
     }
+    let columns = seat.train.as_ref().and_then(|train| train.columns.as_ref());
+    same_features(&file, &path, columns.map_or(&[], |columns| &columns.features[..]))?;
     Ok(load::scripted(file, &path, &spec.model, features, device)?)
+}
+
+/// A module that says which features it takes must be given those, in its order.
+fn same_features(file: &[u8], path: &Path, given: &[String]) -> Result<(), JobError> {
+    let refused =
+        |what: String, hint: &str| JobError::wrong_input(format!("the module `{}` {what}", path.display()), hint);
+    let Some(own) = Network::features_of(file).map_err(|unfit| refused(unfit.message, unfit.hint))? else {
+        return Ok(());
+    };
+    if own == given {
+        return Ok(());
+    }
+    let index = own.iter().zip(given).take_while(|(own, given)| own == given).count();
+    let nth = |names: &[String]| names.get(index).map_or_else(|| "none".to_owned(), |name| format!("`{name}`"));
+    Err(refused(
+        format!(
+            "takes other features than the data has: its feature {index} is {}, the data's {}",
+            nth(&own),
+            nth(given)
+        ),
+        "give the data its features in the module's order, or script the module without `features`",
+    ))
 }

@@ -33,6 +33,13 @@ const PROBE_ROWS: usize = 6;
 /// Kernels round differently for different numbers of rows; dependence on another row shows far above this.
 const PROBE_TOLERANCE: f64 = 1e-4;
 
+/// So many times the made-up rows, in one batch.
+const CROWD: i64 = 43;
+const STATELESS: &str =
+    "state that changes in training beside the parameters is not kept in step among workers: leave it out";
+const REPEATABLE: &str =
+    "chance inside a module cannot be repeated by another number of workers: script it without dropout";
+
 const WANTED_FORWARD: &str =
     "write `def forward(self, x: Tensor) -> Tensor`: raw features [rows, features] in, scores [rows] or [rows, 1] out";
 const WANTED_GRADIENT: &str =
@@ -147,10 +154,13 @@ fn load(file: &[u8]) -> Result<Script, Unfit> {
         ));
     }
     if let Some(attribute) = signature.assigned.first() {
-        return Err(unfit(
-            format!("assigns to its attribute `{attribute}` in forward"),
-            "state that changes in training beside the parameters is not kept in step among workers: leave it out",
-        ));
+        return Err(unfit(format!("assigns to its attribute `{attribute}` in forward"), STATELESS));
+    }
+    if let Some(operator) = signature.written.first() {
+        return Err(unfit(format!("changes what is its own in forward, by `{operator}`"), STATELESS));
+    }
+    if !signature.always_random.is_empty() {
+        return Err(unfit(format!("draws random numbers ({})", signature.always_random.join(", ")), REPEATABLE));
     }
     Ok(script)
 }
@@ -161,6 +171,7 @@ fn sound_parameters(script: &Script) -> Result<Vec<Named>, Unfit> {
     if parameters.is_empty() {
         return Err(unfit("has no parameters to train", "were they replaced by constants? do not freeze it"));
     }
+    let buffers = script.buffers().map_err(failed)?;
     for (index, (name, tensor)) in parameters.iter().enumerate() {
         if tensor.kind() != Kind::Float {
             return Err(unfit(
@@ -183,16 +194,35 @@ fn sound_parameters(script: &Script) -> Result<Vec<Named>, Unfit> {
                 "call it otherwise",
             ));
         }
-        let here = |tensor: &Tensor| tensor.numel() > 0;
-        let same = |(_, other): &&Named| here(other) && other.data_ptr() == tensor.data_ptr();
-        if let Some((other, _)) = parameters[..index].iter().find(same) {
+        let extent = extent(tensor);
+        let overlaps = |(_, other): &&Named| {
+            let other = self::extent(other);
+            extent.start.max(other.start) < extent.end.min(other.end)
+        };
+        if let Some((other, _)) = buffers.iter().find(overlaps) {
+            return Err(unfit(
+                format!("has a buffer `{other}` in the memory of its parameter `{name}`"),
+                "compute it from the parameter in forward, or register a copy of its own: `….clone()`",
+            ));
+        }
+        if let Some((other, _)) = parameters[..index].iter().find(overlaps) {
             return Err(unfit(
                 format!("has parameters `{other}` and `{name}` in the same memory"),
-                "use the one parameter in both places",
+                "register it once: give the parameter, or its layer, one name and use that in forward",
             ));
         }
     }
     Ok(parameters)
+}
+
+/// The memory from a tensor's first element to its last; nothing where it is not laid out so.
+fn extent(tensor: &Tensor) -> std::ops::Range<usize> {
+    if tensor.is_sparse() || tensor.is_mkldnn() || tensor.numel() == 0 {
+        return 0..0;
+    }
+    let start = tensor.data_ptr() as usize;
+    let furthest: i64 = tensor.size().iter().zip(tensor.stride()).map(|(length, stride)| (length - 1) * stride).sum();
+    start..start + (furthest as usize + 1) * tensor.kind().elt_size_in_bytes()
 }
 
 /// Scores made-up rows in every way that matters, and looks at what comes of it. Leaves the module in evaluation mode.
@@ -213,7 +243,7 @@ fn try_out(script: &mut Script, parameters: &[Named], features: usize) -> Result
         let random = script.signature().map(|signature| signature.random).unwrap_or_default();
         return Err(unfit(
             format!("scores the same rows differently from call to call ({})", random.join(", ")),
-            "chance inside a module cannot be repeated by another number of workers: script it without dropout",
+            REPEATABLE,
         ));
     }
     script.train(false).map_err(failed)?;
@@ -243,10 +273,16 @@ fn made_up_rows(features: usize) -> Tensor {
     Tensor::from_slice(&rows).view([PROBE_ROWS as i64, features as i64])
 }
 
-/// A row's score must not depend on the rows beside it.
+/// A row's score must not depend on the rows beside it, few or many; a batch may end with a single one.
 fn refuse_company(script: &Script, x: &Tensor, scores: &Tensor) -> Result<(), Unfit> {
-    let alone = probe(script, &x.narrow(0, 0, 2), false)?;
-    if same(&scores.narrow(0, 0, 2), &alone, PROBE_TOLERANCE) {
+    let rows = scores.size()[0];
+    let many = probe(script, &x.repeat([CROWD, 1]), false)?.narrow(0, 0, rows);
+    let two = probe(script, &x.narrow(0, 0, 2), false)?;
+    let one = probe(script, &x.narrow(0, 0, 1), false)?;
+    if [(many, rows), (two, 2), (one, 1)]
+        .iter()
+        .all(|(alone, count)| same(&scores.narrow(0, 0, *count), alone, PROBE_TOLERANCE))
+    {
         return Ok(());
     }
     Err(unfit(

@@ -46,8 +46,12 @@ pub struct Signature {
     pub returns: Vec<String>,
     /// Operators that draw random numbers, unless an argument switches them off.
     pub random: Vec<String>,
+    /// Those of them that draw in evaluation mode too.
+    pub always_random: Vec<String>,
     /// Attributes that it assigns to.
     pub assigned: Vec<String>,
+    /// Operators that write to what is its own: a parameter, a buffer, a list.
+    pub written: Vec<String>,
 }
 
 /// A scripted module.
@@ -133,7 +137,9 @@ impl Script {
                 1 => &mut signature.optional,
                 2 => &mut signature.returns,
                 3 => &mut signature.random,
-                _ => &mut signature.assigned,
+                4 => &mut signature.assigned,
+                5 => &mut signature.always_random,
+                _ => &mut signature.written,
             };
             if !list.contains(&words) || finding < 3 {
                 list.push(words);

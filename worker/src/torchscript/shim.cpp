@@ -39,7 +39,7 @@ struct TensorSink {
 };
 
 /// What `look_into` finds.
-enum Finding : uint8_t { kRequired = 0, kOptional = 1, kReturned = 2, kRandom = 3, kAssigned = 4 };
+enum Finding : uint8_t { kRequired = 0, kOptional = 1, kReturned = 2, kRandom = 3, kAssigned = 4, kAlwaysRandom = 5, kWritten = 6 };
 
 struct FindingSink {
   void* into;
@@ -65,15 +65,54 @@ bool guarded(Sink fail, Work&& work) {
   return false;
 }
 
-void walk(torch::jit::Block* block, FindingSink found) {
+/// What `value` is a view of, or taken from; itself where it came into being here.
+const torch::jit::Value* origin(const torch::jit::Value* value) {
+  for (;;) {
+    const auto* node = value->node();
+    const auto* schema = node->maybeSchema();
+    const bool is_view = schema && !schema->returns().empty() && schema->returns()[0].alias_info();
+    const bool is_part = node->kind() == torch::jit::prim::GetAttr || node->kind() == torch::jit::aten::data ||
+        node->kind() == torch::jit::Symbol::fromQualString("prim::data");
+    if (node->inputs().empty() || !(is_view || is_part)) {
+      return value;
+    }
+    value = node->inputs()[0];
+  }
+}
+
+/// Whether a dropout's `train` follows the module's mode, which is evaluation.
+bool follows_the_mode(const torch::jit::Node* node) {
+  if (!node->matches("aten::dropout(Tensor input, float p, bool train) -> Tensor") &&
+      !node->matches("aten::dropout_(Tensor(a!) self, float p, bool train) -> Tensor(a!)")) {
+    return false;
+  }
+  const auto* train = node->inputs()[2]->node();
+  return train->kind() == torch::jit::prim::GetAttr && train->s(torch::jit::attr::name) == "training";
+}
+
+void walk(torch::jit::Block* block, const torch::jit::Value* self, FindingSink found) {
   for (auto* node : block->nodes()) {
     if (node->kind() == torch::jit::prim::SetAttr) {
-      found(kAssigned, node->s(torch::jit::attr::name));
+      // Others are of objects that come and go within the call.
+      if (origin(node->inputs()[0]) == self) {
+        found(kAssigned, node->s(torch::jit::attr::name));
+      }
     } else if (node->isNondeterministic()) {
       found(kRandom, node->kind().toQualString());
+      if (!follows_the_mode(node)) {
+        found(kAlwaysRandom, node->kind().toQualString());
+      }
+    }
+    if (const auto* schema = node->maybeSchema()) {
+      for (size_t index = 0; index < schema->arguments().size() && index < node->inputs().size(); ++index) {
+        const auto* alias = schema->arguments()[index].alias_info();
+        if (alias && alias->isWrite() && origin(node->inputs()[index]) == self) {
+          found(kWritten, node->kind().toQualString());
+        }
+      }
     }
     for (auto* inner : node->blocks()) {
-      walk(inner, found);
+      walk(inner, self, found);
     }
   }
 }
@@ -167,6 +206,9 @@ void lockstep_script_free(Module* module) { delete module; }
 
 bool lockstep_script_look_into(const Module* module, FindingSink found, Sink fail) {
   return guarded(fail, [&] {
+    TORCH_CHECK(
+        module->type()->getForwardHooks().empty() && module->type()->getForwardPreHooks().empty(),
+        "it has forward hooks, which nothing runs here: call what they do in forward");
     const auto method = module->get_method("forward");
     const auto& schema = method.function().getSchema();
     for (size_t index = 1; index < schema.arguments().size(); ++index) {
@@ -178,7 +220,7 @@ bool lockstep_script_look_into(const Module* module, FindingSink found, Sink fai
     }
     auto graph = torch::jit::toGraphFunction(method.function()).graph()->copy();
     torch::jit::Inline(*graph);
-    walk(graph->block(), found);
+    walk(graph->block(), graph->inputs()[0], found);
   });
 }
 
