@@ -243,7 +243,7 @@ fn a_module_that_cannot_be_trained_is_refused_by_name_before_the_first_step() {
         ("two-scores", &features, &["shape [6, 2] for 6 rows, not [6] or [6, 1]"]),
         ("idle", &features, &["no gradient reaches: `idle.weight`, `idle.bias`"]),
         ("dropout", &features, &["from call to call (aten::dropout)"]),
-        ("chance", &features, &["draws random numbers (aten::dropout)"]),
+        ("chance", &features, &["draws random numbers (", "aten::dropout"]),
         ("squeeze", &features, &["shape [] for 1 rows"]),
         ("clamp", &features, &["changes what is its own in forward, by `aten::clamp_`"]),
         ("list", &features, &["changes what is its own in forward, by `aten::append`"]),

@@ -156,9 +156,6 @@ fn load(file: &[u8]) -> Result<Script, Unfit> {
     if let Some(attribute) = signature.assigned.first() {
         return Err(unfit(format!("assigns to its attribute `{attribute}` in forward"), STATELESS));
     }
-    if let Some(operator) = signature.written.first() {
-        return Err(unfit(format!("changes what is its own in forward, by `{operator}`"), STATELESS));
-    }
     if !signature.always_random.is_empty() {
         return Err(unfit(format!("draws random numbers ({})", signature.always_random.join(", ")), REPEATABLE));
     }
@@ -238,6 +235,10 @@ fn try_out(script: &mut Script, parameters: &[Named], features: usize) -> Result
             format!("changes its buffer `{name}` in training, as BatchNorm does its running statistics"),
             "such state is not kept in step among workers: take LayerNorm, or model.normalize for the features",
         ));
+    }
+    // A module that is only scored may hold such a write where its mode does not reach, as BatchNorm does.
+    if let Some(operator) = script.signature().map_err(failed)?.written.first() {
+        return Err(unfit(format!("changes what is its own in forward, by `{operator}`"), STATELESS));
     }
     if !same(&scores, &probe(script, &x, false)?, 0.0) {
         let random = script.signature().map(|signature| signature.random).unwrap_or_default();
