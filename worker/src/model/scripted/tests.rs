@@ -56,7 +56,7 @@ fn what_cannot_be_trained_is_refused_by_name() {
     refused(one("return torch.sum(x, [1])"), &["do not depend on its parameters"]);
     refused(one("return LINEAR - torch.mean(LINEAR)"), &["another score when other rows come with it"]);
     refused(one("return torch.dropout(LINEAR, 0.5, self.training)"), &["from call to call", "aten::dropout"]);
-    refused(one("return LINEAR + torch.rand_like(x[:, :1])"), &["from call to call", "aten::rand_like"]);
+    refused(one("return LINEAR + torch.rand_like(x[:, :1])"), &["draws random numbers", "aten::rand_like"]);
     refused(one("if self.training:\n        x = x * 2\n    return LINEAR"), &["training and in evaluation mode"]);
     refused(one("self.features = [\"a\"]\n    return LINEAR"), &["assigns to its attribute `features`"]);
     let running = [
