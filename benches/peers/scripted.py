@@ -66,7 +66,6 @@ class Linear(nn.Module):
     def __init__(self, features):
         super().__init__()
         self.layer = nn.Linear(features, 1)
-        self.seen: List[int] = []
 
 
 class Squeeze(Linear):
@@ -81,6 +80,12 @@ class Clamp(Linear):
 
 
 class Listing(Linear):
+    seen: List[int]
+
+    def __init__(self, features):
+        super().__init__(features)
+        self.seen = []
+
     def forward(self, x: Tensor) -> Tensor:
         self.seen.append(x.size(0))
         return self.layer(x)

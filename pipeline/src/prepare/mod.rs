@@ -69,13 +69,18 @@ pub enum Stage {
 /// Prepares; the dataset appears whole or not at all.
 pub fn prepare(options: &PrepareOptions, progress: &dyn Fn(Stage)) -> Result<PrepareReport, PipelineError> {
     options.check()?;
+    // Before any work: an output that is there already is found out now. It outlives the runtime: partitions of a plan that has failed may
+    // still write while their error is on its way, and would leave a folder that is removed under them.
+    let staging = Staging::begin(&options.output.path, options.output.overwrite)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(options.engine.threads.get())
         .thread_stack_size(8 << 20)
         .enable_all()
         .build()
         .map_err(|error| PipelineError::options("cannot start threads").because(error))?;
-    runtime.block_on(Preparation { options, progress, begun: Instant::now() }.run())
+    let report = runtime.block_on(Preparation { options, progress, begun: Instant::now() }.run(&staging))?;
+    staging.commit()?;
+    Ok(report)
 }
 
 struct Preparation<'a> {
@@ -85,11 +90,9 @@ struct Preparation<'a> {
 }
 
 impl Preparation<'_> {
-    async fn run(&self) -> Result<PrepareReport, PipelineError> {
+    async fn run(&self, staging: &Staging) -> Result<PrepareReport, PipelineError> {
         let options = self.options;
         (self.progress)(Stage::Opening);
-        // Before any work: an output that is there already is found out now.
-        let staging = Staging::begin(&options.output.path, options.output.overwrite)?;
         let lake = options.logs.as_ref().map(|logs| Lake::open(&logs.lake)).transpose()?;
         let (files, unlisted_files) = match (&lake, &options.logs) {
             (Some(lake), Some(logs)) => {
@@ -134,11 +137,11 @@ impl Preparation<'_> {
             features: &features,
             now: chrono::Utc::now().timestamp_micros(),
         };
-        let mut outcome = self.attempt(&plans, &staging, joins, &options.engine).await.map(|written| (written, joins));
+        let mut outcome = self.attempt(&plans, staging, joins, &options.engine).await.map(|written| (written, joins));
         for (joins, engine) in self.frugal_ways(joins) {
             let Err(Failure::Memory(error)) = outcome else { break };
             tracing::info!(%error, threads = engine.threads, "out of memory: joining by sorting");
-            outcome = self.attempt(&plans, &staging, joins, &engine).await.map(|written| (written, joins));
+            outcome = self.attempt(&plans, staging, joins, &engine).await.map(|written| (written, joins));
         }
         let (written, joins) = outcome.map_err(|failure| failure.into_error(&options.engine.engine))?;
         let parts = publish::arrange(staging.path(), &written.spec, &written.outcomes)?;
@@ -176,7 +179,6 @@ impl Preparation<'_> {
             parts,
         };
         publish::write_report(staging.path(), &report)?;
-        staging.commit()?;
         Ok(report)
     }
 
