@@ -30,16 +30,7 @@ impl Sum {
         self.value() / count as f64
     }
 
-    /// For the wire: the high and the low half.
-    pub fn to_halves(self) -> [u64; 2] {
-        [(self.0 >> 64) as u64, self.0 as u64]
-    }
-
-    pub fn from_halves([high, low]: [u64; 2]) -> Self {
-        Self(i128::from(high as i64) << 64 | i128::from(low))
-    }
-
-    /// Little-endian.
+    /// For the wire, little-endian.
     pub fn to_bytes(self) -> [u8; 16] {
         self.0.to_le_bytes()
     }

@@ -344,7 +344,7 @@ proptest! {
         let forward = sum(&numbers);
         let (left, right) = numbers.split_at(cut.min(numbers.len()));
         let mut merged = sum(right);
-        merged.merge(Sum::from_halves(sum(left).to_halves()));
+        merged.merge(Sum::from_bytes(sum(left).to_bytes()));
         prop_assert_eq!(merged, forward);
         prop_assert_eq!(Sum::from_bytes(forward.to_bytes()), forward);
         numbers.reverse();
