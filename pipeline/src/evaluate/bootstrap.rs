@@ -6,6 +6,7 @@
 //! query's id and the replicate's number, so it is the same in any order, and for both of two rankings that are compared. The
 //! interval is the percentile one of Efron (1979).
 
+use ranking::chance::finalise;
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -72,20 +73,13 @@ impl Replicates {
 /// Poisson(1) weights, one a replicate.
 fn draw(key: u64, weights: &mut [f64]) {
     for (at, four) in weights.chunks_mut(4).enumerate() {
-        let mut bits = mix(key.wrapping_add((at as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        let mut bits = finalise(key.wrapping_add((at as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         for weight in four {
             let uniform = bits as u16;
             *weight = ABOVE.iter().map(|above| u32::from(uniform < *above)).sum::<u32>().into();
             bits >>= 16;
         }
     }
-}
-
-/// The finaliser of SplitMix64 (Steele, Lea & Flood 2014): from a counter to a number that looks random.
-pub(super) fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// Between order statistics, linearly.
@@ -123,7 +117,7 @@ mod tests {
         let worlds = 300;
         let covered = (0..worlds)
             .filter(|world| {
-                let uniform = |query: u64| (mix(world * 1000 + query + 1) >> 11) as f64 / (1u64 << 53) as f64;
+                let uniform = |query: u64| (finalise(world * 1000 + query + 1) >> 11) as f64 / (1u64 << 53) as f64;
                 let mut replicates = Replicates::new(bootstrap(*world), 1);
                 (0..100).for_each(|query| replicates.add(&query.to_string(), &[uniform(query)]));
                 replicates.intervals()[0].is_some_and(|interval| interval.low <= 0.5 && 0.5 <= interval.high)

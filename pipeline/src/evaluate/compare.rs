@@ -221,7 +221,7 @@ impl Side {
         let walked = walk(rankings, options, &mut |judged| {
             queries.push(judged.query.to_string());
             values.extend_from_slice(judged.values);
-            let hash = |label: &f32| super::bootstrap::mix(u64::from(label.to_bits()) + 1);
+            let hash = |label: &f32| ranking::chance::finalise(u64::from(label.to_bits()) + 1);
             let sum = judged.labels.iter().map(hash).fold(0u64, u64::wrapping_add);
             labels.push(if shared { 0 } else { sum });
             Ok(())

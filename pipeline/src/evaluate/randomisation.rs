@@ -4,7 +4,7 @@
 //! sign patterns whose mean difference is at least as large as the one seen, in either direction; the pattern seen counts as one of
 //! them, so that p is never 0 (Davison & Hinkley 1997).
 
-use super::bootstrap::mix;
+use ranking::chance::finalise;
 
 /// `differences` by query; NaN is left out. None where there is nothing to flip.
 pub(super) fn p_value(differences: &[f64], rounds: usize, seed: u64) -> Option<f64> {
@@ -18,9 +18,9 @@ pub(super) fn p_value(differences: &[f64], rounds: usize, seed: u64) -> Option<f
     let mut as_large = 0usize;
     for block in 0..rounds.div_ceil(64) {
         let mut sums = [0.0f64; 64];
-        let key = mix(seed ^ mix(block as u64 + 1));
+        let key = finalise(seed ^ finalise(block as u64 + 1));
         for (query, difference) in differences.iter().enumerate() {
-            let signs = mix(key.wrapping_add((query as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+            let signs = finalise(key.wrapping_add((query as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
             let bits = difference.to_bits();
             for (round, sum) in sums.iter_mut().enumerate() {
                 *sum += f64::from_bits(bits ^ (signs << (63 - round) & 1 << 63));

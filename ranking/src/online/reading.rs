@@ -6,7 +6,7 @@ use super::{
     Metric, RatioCheck, Users,
     users::{ArmUsers, Sums},
 };
-use crate::clusters::mix;
+use crate::chance::mix;
 
 /// How often the intervals should hold the truth, each by itself.
 pub const LEVEL: f64 = 0.95;

@@ -2,7 +2,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::clusters::mix;
+use crate::chance::mix;
 
 fn options(seed: u64) -> ReadingOptions {
     ReadingOptions {

@@ -20,14 +20,15 @@ use std::ops::Range;
 
 use statrs::distribution::{ContinuousCDF as _, StudentsT};
 
-use super::{Insufficient, LEVEL, MIN_QUERIES, mix};
+use super::{Insufficient, LEVEL, MIN_QUERIES, finalise};
+use crate::chance::poisson;
 
 /// Groups of queries that the bootstrap draws from.
 pub(super) const GROUPS: usize = 1024;
 
 /// The group of a query.
 pub(super) fn group(query: u64) -> usize {
-    (mix(query) >> 32) as usize % GROUPS
+    (finalise(query) >> 32) as usize % GROUPS
 }
 
 /// Strata, one after the other.
@@ -185,10 +186,10 @@ impl Strata {
         let mut squares = vec![0.0; self.positions];
         let (mut sums, mut drawn) = (squares.clone(), 0usize);
         for replicate in 0..replicates {
-            let key = mix(seed ^ mix(replicate as u64 + 1));
+            let key = finalise(seed ^ finalise(replicate as u64 + 1));
             let mut slopes = Slopes::new(self.positions);
             for (index, group) in groups.iter().enumerate() {
-                let count = poisson_one(mix(key.wrapping_add(index as u64)));
+                let count = f64::from(poisson(finalise(key.wrapping_add(index as u64))));
                 slopes.values.iter_mut().zip(&group.values).for_each(|(sum, value)| *sum += count * value);
             }
             if let Some(step) = slopes.newton_step() {
@@ -276,19 +277,6 @@ fn solve(a: &[f64], b: &[f64]) -> Option<Vec<f64>> {
     Some(x)
 }
 
-/// A Poisson(1) count from 64 uniform bits, by its cumulative distribution.
-fn poisson_one(bits: u64) -> f64 {
-    let uniform = (bits >> 11) as f64 / (1u64 << 53) as f64;
-    let (mut count, mut probability) = (0.0, (-1.0f64).exp());
-    let mut below = probability;
-    while uniform >= below && count < 20.0 {
-        count += 1.0;
-        probability /= count;
-        below += probability;
-    }
-    count
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,7 +290,7 @@ mod tests {
 
     #[test]
     fn counts_have_the_mean_and_variance_of_poisson_one() {
-        let counts: Vec<f64> = (0..100_000).map(|index| poisson_one(mix(index))).collect();
+        let counts: Vec<f64> = (0..100_000).map(|index| f64::from(poisson(finalise(index)))).collect();
         let mean = counts.iter().sum::<f64>() / 1e5;
         let variance = counts.iter().map(|count| (count - mean).powi(2)).sum::<f64>() / 1e5;
         // Five standard deviations: 0.016 of the mean, 0.027 of the variance.

@@ -5,7 +5,7 @@ use std::{
     hash::{BuildHasherDefault, Hasher},
 };
 
-use super::{MAX_POSITIONS, mix};
+use super::{MAX_POSITIONS, finalise};
 
 /// Cells that are kept unless told otherwise: a table of at most 2^23 entries, 210 MB.
 pub const DEFAULT_LIMIT: usize = (1 << 23) / 8 * 7;
@@ -111,7 +111,7 @@ impl Exposures {
 }
 
 fn kept(query: u64, halvings: u32) -> bool {
-    mix(query).trailing_zeros() >= halvings
+    finalise(query).trailing_zeros() >= halvings
 }
 
 /// Keys are hashes already; this brings their two words together.

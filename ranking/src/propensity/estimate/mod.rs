@@ -27,6 +27,7 @@ pub use self::{
 };
 
 use super::{BadTable, Method, PositionPropensity, PropensityTable, Window};
+use crate::chance::finalise;
 
 /// How often the stated intervals hold the truth.
 pub const LEVEL: f64 = 0.95;
@@ -126,11 +127,4 @@ impl Insufficient {
             Self::FewClicks { .. } | Self::Unconnected { .. } | Self::FewQueries { .. } => "take a longer window".into(),
         }
     }
-}
-
-/// splitmix64's finaliser: a hash of what a value is for.
-fn mix(value: u64) -> u64 {
-    let value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ value >> 31
 }

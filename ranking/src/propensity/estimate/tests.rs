@@ -64,9 +64,9 @@ impl World {
             results.clear();
             results.extend(shown.results.iter().zip(1..).map(|(document, position)| {
                 let probability = truth.propensity(position) * relevances[query][*document];
-                Shown { document: mix(*document as u64 + 1), clicked: rng.random::<f64>() < probability }
+                Shown { document: finalise(*document as u64 + 1), clicked: rng.random::<f64>() < probability }
             }));
-            list(mix(query as u64), shown.explored, &results);
+            list(finalise(query as u64), shown.explored, &results);
         }
     }
 
@@ -176,8 +176,8 @@ fn two_positions(outcomes: &[(bool, bool, u64)]) -> Exposures {
     for &(first, second, times) in outcomes {
         for _ in 0..times {
             query += 1;
-            exposures.add(mix(query), 1 << 8, 1, first);
-            exposures.add(mix(query), 1 << 8, 2, second);
+            exposures.add(finalise(query), 1 << 8, 1, first);
+            exposures.add(finalise(query), 1 << 8, 2, second);
         }
     }
     exposures
@@ -204,7 +204,7 @@ fn two_impressions_a_document_give_the_truth_where_the_likelihood_of_each_click_
 fn pairs_weigh_documents_as_mantel_and_haenszel_do() {
     let mut exposures = Exposures::new(2, DEFAULT_LIMIT);
     let mut show = |query: u64, position: u32, shown: u64, clicked: u64| {
-        (0..shown).for_each(|n| exposures.add(mix(query), 1 << 8, position, n < clicked));
+        (0..shown).for_each(|n| exposures.add(finalise(query), 1 << 8, position, n < clicked));
     };
     for query in 0..40 {
         let (n, m) = (3 + query % 5, 1 + query % 7);
@@ -326,14 +326,14 @@ fn logs_that_hold_too_little_are_refused_with_a_reason() {
     assert_eq!(third.hint(), "take a longer window, or stop above it with `--positions 2`");
 
     let mut still = Exposures::new(3, DEFAULT_LIMIT);
-    (0..100).for_each(|n| still.add(mix(n), 1 << 8, 1 + n as u32 % 3, true));
+    (0..100).for_each(|n| still.add(finalise(n), 1 << 8, 1 + n as u32 % 3, true));
     assert_eq!(em(&still, 50, 0), Err(Insufficient::NothingMoved { pairs: 100, positions: 3 }));
 
     // Positions 1 and 2 are compared, 3 and 4 are, but not one with the other.
     let mut apart = Exposures::new(4, DEFAULT_LIMIT);
     for n in 0..100 {
         for position in if n % 2 == 0 { [1, 2] } else { [3, 4] } {
-            apart.add(mix(n), 1 << 8, position, true);
+            apart.add(finalise(n), 1 << 8, position, true);
         }
     }
     assert_eq!(em(&apart, 50, 0), Err(Insufficient::Unconnected { position: 3 }));
@@ -341,7 +341,7 @@ fn logs_that_hold_too_little_are_refused_with_a_reason() {
 
     let mut few = Exposures::new(2, DEFAULT_LIMIT);
     for n in 0..100u32 {
-        few.add(mix(u64::from(n) % 5), 1 << 8, 1 + n / 50, n % 2 == 0);
+        few.add(finalise(u64::from(n) % 5), 1 << 8, 1 + n / 50, n % 2 == 0);
     }
     assert_eq!(em(&few, 50, 0), Err(Insufficient::FewQueries { queries: 5 }));
     assert!([pairs, em].iter().all(|estimator| estimator(&Exposures::new(2, 10), 50, 0).is_err()));
