@@ -7,6 +7,7 @@
 //! commits). Nothing here trains.
 
 mod error;
+mod fresh;
 mod output;
 mod reader;
 mod tally;

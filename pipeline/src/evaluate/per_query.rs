@@ -10,7 +10,7 @@ use parquet::arrow::ArrowWriter;
 use ranking::metrics::Metric;
 
 use super::{PerQuery, lists::Judged, shown};
-use crate::{PipelineError, judge::fresh::FreshFile};
+use crate::{PipelineError, fresh::FreshFile};
 
 /// Columns `query`, `rows`, and one a metric; a value that does not count is empty, or null. The file appears when all is well.
 pub(super) enum PerQueryFile {

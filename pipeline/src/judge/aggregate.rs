@@ -18,8 +18,8 @@ use ranking::judgments::{
 };
 use serde::Serialize;
 
-use super::{fresh::FreshFile, queries, ratings};
-use crate::PipelineError;
+use super::{queries, ratings};
+use crate::{PipelineError, fresh::FreshFile};
 
 /// How a label is concluded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

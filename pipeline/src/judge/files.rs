@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use ranking::judgments::{Pair, SCALE};
 use serde::Serialize;
 
-use super::{Created, Platform, Pulled, RatingTask, RatingsWriter, fresh::FreshFile, queries, ratings};
-use crate::PipelineError;
+use super::{Created, Platform, Pulled, RatingTask, RatingsWriter, queries, ratings};
+use crate::{PipelineError, fresh::FreshFile};
 
 /// Tasks as JSONL, a pair a line with `rater` and `grade` left null, and the instructions beside them.
 ///

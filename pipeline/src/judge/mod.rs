@@ -6,7 +6,6 @@
 
 mod aggregate;
 mod files;
-pub(crate) mod fresh;
 mod label_studio;
 mod pairs;
 pub mod ratings;

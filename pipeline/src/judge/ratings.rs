@@ -14,8 +14,7 @@ use std::{
 use ranking::judgments::{Grade, Pair};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::fresh::FreshFile;
-use crate::PipelineError;
+use crate::{PipelineError, fresh::FreshFile};
 
 /// One line of a file of ratings.
 #[derive(Clone, Debug, PartialEq, Eq)]

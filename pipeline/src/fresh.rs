@@ -1,37 +1,33 @@
-//! A file that appears whole or not at all: written beside its target under a hidden name, renamed at the end.
+//! A file that appears whole or not at all ([`WholeFile`]), to write to, with this crate's errors.
 
 use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
-    process,
 };
 
-use crate::PipelineError;
+use dataset::{manifest::DatasetError, whole_file::WholeFile};
 
-/// Removed on drop unless committed.
+use crate::{ErrorKind, PipelineError};
+
+/// Gone unless committed.
 pub(crate) struct FreshFile {
     target: PathBuf,
-    path: PathBuf,
     overwrite: bool,
+    whole: WholeFile,
     file: BufWriter<File>,
-    committed: bool,
 }
 
 impl FreshFile {
     /// Refuses a target that is there, unless `overwrite`; then [`commit`](Self::commit) replaces it.
     pub fn begin(target: &Path, overwrite: bool) -> Result<Self, PipelineError> {
         check(target, overwrite)?;
-        let Some(name) = target.file_name() else {
+        if target.file_name().is_none() {
             return Err(PipelineError::options(format!("`{}` is not the name of a file", target.display())));
-        };
-        let parent = target.parent().unwrap_or(Path::new(""));
-        if !parent.as_os_str().is_empty() {
-            fs::create_dir_all(parent).map_err(|error| PipelineError::io("create", parent, error))?;
         }
-        let path = parent.join(format!(".{}.partial-{}", name.to_string_lossy(), process::id()));
-        let file = File::create(&path).map_err(|error| PipelineError::io("create", &path, error))?;
-        Ok(Self { target: target.to_owned(), path, overwrite, file: BufWriter::new(file), committed: false })
+        let whole = WholeFile::begin(target, overwrite).map_err(unwritable)?;
+        let file = whole.file().map_err(|error| PipelineError::io("write", target, error))?;
+        Ok(Self { target: target.to_owned(), overwrite, whole, file: BufWriter::new(file) })
     }
 
     pub fn target(&self) -> &Path {
@@ -40,13 +36,10 @@ impl FreshFile {
 
     /// The target appears.
     pub fn commit(mut self) -> Result<(), PipelineError> {
-        let flushed = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
-        flushed.map_err(|error| PipelineError::io("write", &self.target, error))?;
+        self.file.flush().map_err(|error| PipelineError::io("write", &self.target, error))?;
         // Again: it may have appeared in the meantime.
         check(&self.target, self.overwrite)?;
-        fs::rename(&self.path, &self.target).map_err(|error| PipelineError::io("write", &self.target, error))?;
-        self.committed = true;
-        Ok(())
+        self.whole.commit().map_err(unwritable)
     }
 }
 
@@ -60,13 +53,8 @@ impl Write for FreshFile {
     }
 }
 
-impl Drop for FreshFile {
-    fn drop(&mut self) {
-        if !self.committed {
-            // Nothing depends on it: what is left has a hidden name.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
+fn unwritable(error: DatasetError) -> PipelineError {
+    PipelineError { kind: ErrorKind::Io, message: error.message, hint: error.hint, source: None }
 }
 
 fn check(target: &Path, overwrite: bool) -> Result<(), PipelineError> {
