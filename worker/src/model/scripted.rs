@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     parameters::{Named, Parameters},
-    torchscript::{self, Script, ScriptError},
+    torchscript::{self, Script, ScriptError, Signature},
 };
 
 /// Why a module cannot be trained: reads on after "the module `model.pt` ".
@@ -56,9 +56,9 @@ pub(super) struct Scripted {
 impl Scripted {
     /// From the bytes of a TorchScript file, for rows of `features`; its parameters as the file has them.
     pub fn load(file: Arc<[u8]>, features: usize, device: Device) -> Result<(Self, Parameters), Unfit> {
-        let mut script = load(&file)?;
+        let (mut script, signature) = load(&file)?;
         let mut parameters = sound_parameters(&script)?;
-        try_out(&mut script, &parameters, features)?;
+        try_out(&mut script, &signature, &parameters, features)?;
         let flat = Parameters::of(&parameters, device);
         for (index, (_, parameter)) in parameters.iter_mut().enumerate() {
             let (value, gradient) = flat.view(index);
@@ -70,7 +70,7 @@ impl Scripted {
 
     /// One that is not to be trained, so that how it would train is no matter.
     pub fn finished(file: Arc<[u8]>, features: usize) -> Result<Self, Unfit> {
-        let mut script = load(&file)?;
+        let (mut script, _) = load(&file)?;
         script.train(false).map_err(failed)?;
         let x = made_up_rows(features);
         let scores = probe(&script, &x, false)?;
@@ -80,7 +80,7 @@ impl Scripted {
     }
 
     pub fn features_of(file: &[u8]) -> Result<Option<Vec<String>>, Unfit> {
-        Ok(load(file)?.strings("features"))
+        Ok(load(file)?.0.strings("features"))
     }
 
     /// The file that it came from.
@@ -130,7 +130,8 @@ fn flat(scores: &Tensor, rows: i64, with_gradient: bool) -> Option<Tensor> {
     if with_gradient { tch::with_grad(reshape) } else { reshape() }
 }
 
-fn load(file: &[u8]) -> Result<Script, Unfit> {
+/// The module, and what its forward does, where that can be trained or scored at all.
+fn load(file: &[u8]) -> Result<(Script, Signature), Unfit> {
     let script = Script::load(file).map_err(|error| {
         unfit(
             format!("is not a TorchScript module: {error}"),
@@ -159,7 +160,7 @@ fn load(file: &[u8]) -> Result<Script, Unfit> {
     if !signature.always_random.is_empty() {
         return Err(unfit(format!("draws random numbers ({})", signature.always_random.join(", ")), REPEATABLE));
     }
-    Ok(script)
+    Ok((script, signature))
 }
 
 /// The parameters, each f32, finite, and memory of its own.
@@ -223,7 +224,7 @@ fn extent(tensor: &Tensor) -> std::ops::Range<usize> {
 }
 
 /// Scores made-up rows in every way that matters, and looks at what comes of it. Leaves the module in evaluation mode.
-fn try_out(script: &mut Script, parameters: &[Named], features: usize) -> Result<(), Unfit> {
+fn try_out(script: &mut Script, signature: &Signature, parameters: &[Named], features: usize) -> Result<(), Unfit> {
     let x = made_up_rows(features);
     let before: Vec<Named> = copies(script.buffers().map_err(failed)?);
     script.train(true).map_err(failed)?;
@@ -237,13 +238,12 @@ fn try_out(script: &mut Script, parameters: &[Named], features: usize) -> Result
         ));
     }
     // A module that is only scored may hold such a write where its mode does not reach, as BatchNorm does.
-    if let Some(operator) = script.signature().map_err(failed)?.written.first() {
+    if let Some(operator) = signature.written.first() {
         return Err(unfit(format!("changes what is its own in forward, by `{operator}`"), STATELESS));
     }
     if !same(&scores, &probe(script, &x, false)?, 0.0) {
-        let random = script.signature().map(|signature| signature.random).unwrap_or_default();
         return Err(unfit(
-            format!("scores the same rows differently from call to call ({})", random.join(", ")),
+            format!("scores the same rows differently from call to call ({})", signature.random.join(", ")),
             REPEATABLE,
         ));
     }
