@@ -14,6 +14,7 @@ mod score;
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use chrono::NaiveDate;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub use collect::CollectArgs;
@@ -195,6 +196,20 @@ pub struct WorkerArgs {
     pub slot: Option<u32>,
     #[arg(long, env = "LOCKSTEP_DEVICE", value_enum)]
     pub device: Option<Device>,
+}
+
+/// Which click logs.
+#[derive(Debug, clap::Args)]
+pub struct LakeArgs {
+    /// The lake: a folder, or `s3://bucket/prefix`.
+    #[arg(long, value_name = "LAKE")]
+    pub logs: String,
+    /// The first date to read, in UTC [default: the lake's first].
+    #[arg(long, value_name = "DATE")]
+    pub from: Option<NaiveDate>,
+    /// The last date to read [default: the lake's last].
+    #[arg(long, value_name = "DATE")]
+    pub to: Option<NaiveDate>,
 }
 
 /// Which coordinator.

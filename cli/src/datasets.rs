@@ -1,9 +1,8 @@
 //! The verbs that make and look at datasets: arguments become the pipeline's options, its reports become lines.
 
-use std::{fmt::Display, io::IsTerminal as _, process::ExitCode};
+use std::{fmt::Display, process::ExitCode};
 
 use bytesize::ByteSize;
-use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pipeline::{
     Output, Written,
     generate::{GenerateOptions, LabelKind},
@@ -16,7 +15,7 @@ use serde::Serialize;
 use crate::{
     args::{self, GenerateArgs, Import, InspectArgs, Labels, OutputArgs, SplitArgs},
     errors::Fault,
-    json, print, words,
+    json, print, progress, words,
 };
 
 pub fn import(import: Import) -> Result<ExitCode, Fault> {
@@ -71,7 +70,7 @@ pub fn generate(args: GenerateArgs) -> Result<ExitCode, Fault> {
         corpus: args.corpus,
         output: output(&args.output),
     };
-    let bar = progress_bar();
+    let bar = progress::counted("rows");
     let report = pipeline::generate::generate(&options, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
@@ -151,20 +150,4 @@ pub fn report_as(as_json: bool, report: &impl Serialize, lines: &impl Display) -
 fn wrote(written: &Written) -> String {
     let files = words::counted(written.files as u64, "file");
     format!("wrote   {} ({files}, {})", written.path.display(), ByteSize(written.bytes))
-}
-
-/// On a terminal; elsewhere nothing is drawn.
-pub fn progress_bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
-    let style = ProgressStyle::with_template("{bar:24} {rows} rows  {per_sec}  {eta} left");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸ ").with_key(
-        "rows",
-        |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
-            let _ = write!(out, "{}/{}", HumanCount(state.pos()), HumanCount(state.len().unwrap_or(0)));
-        },
-    ));
-    bar
 }

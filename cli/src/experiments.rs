@@ -55,9 +55,9 @@ pub async fn clicks(args: CounterfactualClicksArgs) -> Result<ExitCode, Fault> {
         (ListWeightsWord::Placement, None) => ListWeights::Placement,
     };
     let options = ClicksOptions {
-        logs: args.logs,
-        from: args.from,
-        to: args.to,
+        logs: args.lake.logs,
+        from: args.lake.from,
+        to: args.lake.to,
         scores: args.scores,
         weights,
         reward: match args.reward {
@@ -95,9 +95,9 @@ pub fn actions(args: CounterfactualActionsArgs) -> Result<ExitCode, Fault> {
 
 pub async fn abtest(args: AbTestArgs) -> Result<ExitCode, Fault> {
     let options = AbTestOptions {
-        logs: args.logs,
-        from: args.from,
-        to: args.to,
+        logs: args.lake.logs,
+        from: args.lake.from,
+        to: args.lake.to,
         arm_column: args.arm_column,
         arms: args.arms,
         control: args.control,

@@ -1,8 +1,7 @@
 //! The verbs that make click logs: arguments become the pipeline's options, its reports become lines.
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::process::ExitCode;
 
-use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pipeline::{
     collect::KafkaSettings,
     simulate::{self, Destination, SimulateOptions, SimulatedArm},
@@ -13,6 +12,7 @@ use crate::{
     args::{ClickModel, ImportLogs, Logs, SimulateArgs, UbiArgs, Unknown},
     datasets::report_as,
     errors::Fault,
+    progress,
 };
 
 pub async fn logs(verb: Logs) -> Result<ExitCode, Fault> {
@@ -25,7 +25,7 @@ pub async fn logs(verb: Logs) -> Result<ExitCode, Fault> {
 async fn simulate(args: SimulateArgs) -> Result<ExitCode, Fault> {
     let as_json = args.json;
     let options = options(args)?;
-    let bar = progress_bar();
+    let bar = progress::counted("events");
     let shown = bar.clone();
     let report = simulate::simulate(&options, move |done, total| {
         shown.set_length(total);
@@ -91,20 +91,4 @@ async fn import_ubi(args: UbiArgs) -> Result<ExitCode, Fault> {
     let options = UbiOptions { inputs: args.inputs, lake: args.lake, keep_unknown: args.unknown == Unknown::Keep };
     let report = pipeline::ubi::import(&options).await?;
     report_as(args.json, &report, &report)
-}
-
-/// On a terminal; elsewhere nothing is drawn.
-fn progress_bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
-    let style = ProgressStyle::with_template("{bar:24} {events} events  {per_sec}  {eta} left");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸ ").with_key(
-        "events",
-        |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
-            let _ = write!(out, "{}/{}", HumanCount(state.pos()), HumanCount(state.len().unwrap_or(0)));
-        },
-    ));
-    bar
 }

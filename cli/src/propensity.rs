@@ -21,9 +21,9 @@ pub async fn carry_out(verb: Propensity) -> Result<ExitCode, Fault> {
 
 async fn estimate_from_logs(args: PropensityEstimateArgs) -> Result<ExitCode, Fault> {
     let options = EstimateOptions {
-        logs: args.logs,
-        from: args.from,
-        to: args.to,
+        logs: args.lake.logs,
+        from: args.lake.from,
+        to: args.lake.to,
         estimator: match args.method {
             args::Estimator::Randomized => Estimator::Randomized,
             args::Estimator::Pairs => Estimator::Pairs,

@@ -19,9 +19,9 @@ use serde_json::Value;
 
 use crate::{
     args::{ModelArgs, ScoreArgs},
-    children, datasets,
+    children,
     errors::Fault,
-    json, print, words,
+    json, print, progress, words,
 };
 
 /// `lockstep-worker` at work. Its stdin is held open for as long as it is wanted: when we are gone, however that came, it ends too.
@@ -100,7 +100,7 @@ pub fn score(args: &ScoreArgs, log: &str) -> Result<ExitCode, Fault> {
     }
     let mut hand = Hand::start(arguments, Stdio::piped(), log)?;
     let output = BufReader::new(hand.output()?);
-    let bar = datasets::progress_bar();
+    let bar = progress::counted("rows");
     let mut report = Value::Null;
     for line in output.lines().map_while(Result::ok) {
         let Ok(line) = serde_json::from_str::<Value>(&line) else { continue };

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use chrono::NaiveDate;
 use clap::{Subcommand, ValueEnum};
+
+use super::LakeArgs;
 
 #[derive(Debug, Subcommand)]
 pub enum Counterfactual {
@@ -15,15 +16,8 @@ pub enum Counterfactual {
 
 #[derive(Debug, clap::Args)]
 pub struct CounterfactualClicksArgs {
-    /// The lake: a folder, or `s3://bucket/prefix`.
-    #[arg(long, value_name = "LAKE")]
-    pub logs: String,
-    /// The first date to read, in UTC [default: the lake's first].
-    #[arg(long, value_name = "DATE")]
-    pub from: Option<NaiveDate>,
-    /// The last date to read [default: the lake's last].
-    #[arg(long, value_name = "DATE")]
-    pub to: Option<NaiveDate>,
+    #[command(flatten)]
+    pub lake: LakeArgs,
     /// The new ranker's scores of what was shown: Parquet or CSV with `list_id` or `query_id`, `document_id` and `score`, as `lockstep score`
     /// writes them.
     #[arg(long, value_name = "FILE")]
@@ -113,15 +107,8 @@ pub enum RewardWord {
 
 #[derive(Debug, clap::Args)]
 pub struct AbTestArgs {
-    /// The lake: a folder, or `s3://bucket/prefix`.
-    #[arg(long, value_name = "LAKE")]
-    pub logs: String,
-    /// The first date to read, in UTC [default: the lake's first].
-    #[arg(long, value_name = "DATE")]
-    pub from: Option<NaiveDate>,
-    /// The last date to read [default: the lake's last].
-    #[arg(long, value_name = "DATE")]
-    pub to: Option<NaiveDate>,
+    #[command(flatten)]
+    pub lake: LakeArgs,
     /// The column of events that names the arm.
     #[arg(long, value_name = "COLUMN", default_value = "arm")]
     pub arm_column: String,

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use chrono::NaiveDate;
 use clap::{Subcommand, ValueEnum};
+
+use super::LakeArgs;
 
 #[derive(Debug, Subcommand)]
 pub enum Propensity {
@@ -15,15 +16,8 @@ pub enum Propensity {
 
 #[derive(Debug, clap::Args)]
 pub struct PropensityEstimateArgs {
-    /// The lake: a folder, or `s3://bucket/prefix`.
-    #[arg(long, value_name = "LAKE")]
-    pub logs: String,
-    /// The first date to read, in UTC [default: the lake's first].
-    #[arg(long, value_name = "DATE")]
-    pub from: Option<NaiveDate>,
-    /// The last date to read [default: the lake's last].
-    #[arg(long, value_name = "DATE")]
-    pub to: Option<NaiveDate>,
+    #[command(flatten)]
+    pub lake: LakeArgs,
     /// How: from explored lists, or from documents that stood at several positions.
     #[arg(long, value_enum)]
     pub method: Estimator,
