@@ -3,9 +3,11 @@
 //! No IO lives here, and no decisions: parsing, checking and naming only.
 
 pub mod checkpoint;
+pub mod deadlines;
 pub mod ids;
 pub mod spec;
 
+pub use deadlines::Deadlines;
 pub use ids::{Generation, RunId, WorkerId};
 pub use spec::RunSpec;
 

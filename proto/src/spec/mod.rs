@@ -328,8 +328,14 @@ pub enum ScheduleKind {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cluster {
-    /// Processes that train together.
+    /// Processes that train together: so many the run begins with.
     pub workers: u32,
+    /// With fewer the run waits. Default: `workers`, which keeps the world the same, and the weights the same to the bit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_workers: Option<u32>,
+    /// As many may join. Default: `workers`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_workers: Option<u32>,
     /// Fixed for the run: the order of data follows from it and the seed, whatever the number of workers.
     pub lanes: u32,
     pub device: Device,
@@ -340,7 +346,26 @@ pub struct Cluster {
 
 impl Default for Cluster {
     fn default() -> Self {
-        Self { workers: 1, lanes: 64, device: Device::Auto, join_timeout: Duration::from_secs(60) }
+        Self {
+            workers: 1,
+            min_workers: None,
+            max_workers: None,
+            lanes: 64,
+            device: Device::Auto,
+            join_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Cluster {
+    /// The smallest world that trains.
+    pub fn least(&self) -> u32 {
+        self.min_workers.unwrap_or(self.workers)
+    }
+
+    /// The largest one.
+    pub fn most(&self) -> u32 {
+        self.max_workers.unwrap_or(self.workers)
     }
 }
 

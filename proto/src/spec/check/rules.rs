@@ -369,6 +369,30 @@ fn cluster(spec: &RunSpec, document: &mut Document) {
             Some("take a multiple of the workers; 64 suits most runs"),
         );
     }
+    if let Some(least) = cluster.min_workers {
+        at_least_one(document, "cluster.min_workers", least.into());
+        if least > cluster.workers {
+            document.refuse(
+                &["cluster.min_workers", "cluster.workers"],
+                format!("a run that begins with {} workers cannot need {least}", cluster.workers),
+                Some("raise `cluster.workers`, or leave the key out: the run then waits whenever one is missing"),
+            );
+        }
+    }
+    if let Some(most) = cluster.max_workers.filter(|most| *most < cluster.workers) {
+        document.refuse(
+            &["cluster.max_workers", "cluster.workers"],
+            format!("a run that begins with {} workers has more than {most}", cluster.workers),
+            Some("lower `cluster.workers`, or leave the key out"),
+        );
+    }
+    if let Some(most) = cluster.max_workers.filter(|most| cluster.lanes > 0 && cluster.lanes < *most) {
+        document.refuse(
+            &["cluster.lanes", "cluster.max_workers"],
+            format!("{} lanes cannot feed {most} workers", cluster.lanes),
+            Some("take a multiple of the workers; 64 suits most runs"),
+        );
+    }
     if cluster.join_timeout.is_zero() {
         document.refuse(&["cluster.join_timeout"], "must be more than 0", Some("write \"60 s\""));
     }
