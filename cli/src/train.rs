@@ -272,7 +272,7 @@ impl Launch {
         }
         let (handle, slot, cause) = (self.coordinator.handle(), exit.slot, exit.cause.clone());
         self.errands.spawn(async move {
-            if timeout(STOP_WITHIN, handle.worker_exited(slot, LIFE, cause)).await.is_err() {
+            if timeout(STOP_WITHIN, handle.worker_exited(slot, LIFE, cause, false)).await.is_err() {
                 tracing::warn!(slot, "the coordinator was not told of a worker's end");
             }
         });

@@ -51,8 +51,12 @@ pub enum Call {
         worker: WorkerId,
         run: String,
         generation: Generation,
-        step: u64,
-        system: Option<v1::SystemUse>,
+        beat: v1::Heartbeat,
+    },
+    /// It wants to leave.
+    Drain {
+        worker: WorkerId,
+        why: String,
     },
     Report {
         worker: WorkerId,
@@ -68,6 +72,8 @@ pub enum Call {
     Exited {
         worker: WorkerId,
         why: String,
+        /// Whoever started it starts another in its place.
+        successor: bool,
     },
     Prepared {
         run: RunId,

@@ -34,7 +34,7 @@ use std::{
 };
 
 use proto::{
-    WorkerId,
+    Deadlines, WorkerId,
     v1::{self, runs_server::RunsServer, workers_server::WorkersServer},
 };
 use tokio::{
@@ -81,8 +81,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Holds the journal. Absent: a folder of its own, gone when the coordinator is.
     pub state_dir: Option<PathBuf>,
-    /// How often workers show that they live; after five missing ones a worker is gone.
-    pub heartbeat: Duration,
+    /// How often workers show that they live, and all that follows from it.
+    pub deadlines: Deadlines,
     /// How long a new session may take to say who it is.
     pub join_within: Duration,
     /// Workers are started by this process alone, which does not start them again: one that ends before its run begins, or is
@@ -99,7 +99,7 @@ impl Default for Config {
         Self {
             listen: proto::DEFAULT_ADDRESS.parse().unwrap_or_else(|_| (Ipv4Addr::LOCALHOST, 7070).into()),
             state_dir: None,
-            heartbeat: Duration::from_secs(1),
+            deadlines: Deadlines::default(),
             join_within: Duration::from_secs(10),
             own_workers: false,
             build_manifest: Arc::new(dataset::manifest::build),
@@ -119,13 +119,16 @@ pub enum StartError {
     Journal(#[from] JournalError),
     #[error("cannot make a folder for the state")]
     StateFolder(#[source] io::Error),
+    #[error(transparent)]
+    Deadlines(#[from] proto::deadlines::Contradiction),
     #[error("services cannot be described")]
     Reflection(#[source] tonic_reflection::server::Error),
 }
 
 impl StartError {
-    pub fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> &str {
         match self {
+            Self::Deadlines(contradiction) => &contradiction.hint,
             Self::InUse { .. } => {
                 "another coordinator may run there: talk to that one, or listen on another port (0: any)"
             }
@@ -168,10 +171,10 @@ impl Drop for CloseOnDrop {
 pub struct Handle(Inbox);
 
 impl Handle {
-    /// A worker process has ended: `cause` ("killed by signal 9", "exited with status 1") explains what its session cannot. Does not
-    /// wait for a coordinator that has no ear for it.
-    pub async fn worker_exited(&self, slot: u32, life: u32, cause: String) {
-        let told = self.0.tell(Call::Exited { worker: WorkerId { slot, life }, why: cause });
+    /// A worker process has ended: `cause` ("killed by signal 9", "exited with status 1") explains what its session cannot. `successor`:
+    /// another one is started in its place. Does not wait for a coordinator that has no ear for it.
+    pub async fn worker_exited(&self, slot: u32, life: u32, cause: String, successor: bool) {
+        let told = self.0.tell(Call::Exited { worker: WorkerId { slot, life }, why: cause, successor });
         if timeout(TELL_WITHIN, told).await.is_err() {
             tracing::warn!(slot, life, "driver is too busy to hear of a worker's end: its session will tell");
         }
@@ -181,6 +184,7 @@ impl Handle {
 impl Coordinator {
     /// Listens before it returns. Runs that an earlier life of this state folder left unfinished are listed as interrupted.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        config.deadlines.check()?;
         let listener = listen(config.listen).await?;
         let address = listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
         let private = match config.state_dir {
@@ -209,20 +213,20 @@ impl Coordinator {
             inbox: inbox.clone(),
             journal: journal.clone(),
             history,
-            pool: Pool::new(config.heartbeat),
+            pool: Pool::new(config.deadlines),
             archive: Archive::start(&mut archive, inbox.clone()),
             tracker: tracker.clone(),
             nursery: nursery.clone(),
             events: events.clone(),
             build_manifest: config.build_manifest,
             own_workers: config.own_workers,
+            deadlines: config.deadlines,
             state: DriverState::default(),
         };
-        let tick = (config.heartbeat / 4).clamp(Duration::from_millis(10), Duration::from_millis(250));
-        core.spawn(driver.drive(calls, tick));
+        core.spawn(driver.drive(calls, config.deadlines.tick()));
 
         let close_on_drop = CloseOnDrop(journal.clone());
-        let rhythm = Rhythm { join_within: config.join_within, heartbeat: config.heartbeat };
+        let rhythm = Rhythm { join_within: config.join_within, deadlines: config.deadlines };
         let limits = Limits::default();
         let board = tracker.board.clone();
         let front = Front { inbox: inbox.clone(), journal, events, nursery, board, rhythm, limits };
@@ -258,8 +262,8 @@ impl Coordinator {
     }
 
     /// See [`Handle::worker_exited`].
-    pub async fn worker_exited(&self, slot: u32, life: u32, cause: String) {
-        self.handle.worker_exited(slot, life, cause).await;
+    pub async fn worker_exited(&self, slot: u32, life: u32, cause: String, successor: bool) {
+        self.handle.worker_exited(slot, life, cause, successor).await;
     }
 
     /// Returns only if the coordinator broke: it does not end by itself.
@@ -366,7 +370,7 @@ mod tests {
         assert_eq!(fault.causes, ["journal is closed"]);
         assert!(fault.hint.contains("--state"));
         // Nobody listens any more; nobody waits.
-        handle.worker_exited(1, 1, "exited".into()).await;
+        handle.worker_exited(1, 1, "exited".into(), false).await;
         coordinator.shutdown().await;
     }
 }

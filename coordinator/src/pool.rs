@@ -6,7 +6,7 @@ use std::{
 };
 
 use proto::{
-    Generation, RunId, WorkerId,
+    Deadlines, Generation, RunId, WorkerId,
     v1::{self, coordinator_message},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -25,6 +25,9 @@ pub const OUTBOX: usize = 64;
 /// How long a worker may take to give up a job that its run no longer wants.
 const FINISH_WITHIN: Duration = Duration::from_secs(30);
 
+/// A step that takes so many times the median is an outlier.
+const STRAGGLES_AT: f64 = 2.0;
+
 /// Workers that left and are still listed.
 const DEPARTED_KEPT: usize = 64;
 
@@ -33,7 +36,7 @@ pub struct Pool {
     /// The newest life seen of each slot.
     lives: BTreeMap<u32, u32>,
     departed: VecDeque<v1::WorkerStatus>,
-    heartbeat: Duration,
+    deadlines: Deadlines,
 }
 
 struct Worker {
@@ -43,6 +46,8 @@ struct Worker {
     _hang_up: oneshot::Sender<()>,
     state: State,
     step: u64,
+    /// Mean time at work a step, in seconds; 0: not known.
+    step_seconds: f64,
     heard: Timestamp,
 }
 
@@ -71,8 +76,8 @@ pub struct Place {
 }
 
 impl Pool {
-    pub fn new(heartbeat: Duration) -> Self {
-        Self { workers: BTreeMap::new(), lives: BTreeMap::new(), departed: VecDeque::new(), heartbeat }
+    pub fn new(deadlines: Deadlines) -> Self {
+        Self { workers: BTreeMap::new(), lives: BTreeMap::new(), departed: VecDeque::new(), deadlines }
     }
 
     /// Takes a worker in. A former life of its slot that is still listed is returned: it must be seen off. Who comes to a slot whose
@@ -106,10 +111,10 @@ impl Pool {
         id.life = id.life.max(last.unwrap_or(0).saturating_add(1));
         about.life = id.life;
         self.lives.insert(id.slot, id.life);
-        let worker = Worker { about, outbox, _hang_up: hang_up, state: State::Idle, step: 0, heard: now };
+        let worker = Worker { about, outbox, _hang_up: hang_up, state: State::Idle, step: 0, step_seconds: 0.0, heard: now };
         self.workers.insert(id, worker);
-        let heartbeat_millis = u64::try_from(self.heartbeat.as_millis()).unwrap_or(u64::MAX);
-        let welcome = v1::Welcome { worker: id.to_string(), heartbeat_millis };
+        let heartbeat_millis = u64::try_from(self.deadlines.heartbeat.as_millis()).unwrap_or(u64::MAX);
+        let welcome = v1::Welcome { worker: id.to_string(), heartbeat_millis, carry_on: false };
         // Its queue is empty: there is room.
         let _ = self.send(id, coordinator_message::Message::Welcome(welcome));
         Ok((id, former))
@@ -149,6 +154,20 @@ impl Pool {
             worker.heard = now;
             worker.step = step.unwrap_or(worker.step);
         }
+    }
+
+    /// How long a step takes it; 0 says nothing.
+    pub fn pace(&mut self, id: WorkerId, step_seconds: f64) {
+        if let Some(worker) = self.workers.get_mut(&id)
+            && step_seconds > 0.0
+        {
+            worker.step_seconds = step_seconds;
+        }
+    }
+
+    /// The run that a worker was given to.
+    pub fn run_of(&self, id: WorkerId) -> Option<RunId> {
+        self.workers.get(&id)?.state.run().cloned()
     }
 
     /// By slot.
@@ -217,19 +236,66 @@ impl Pool {
     }
 
     /// Those who are here by slot, then the newest of those who left.
-    pub fn statuses(&self) -> Vec<v1::WorkerStatus> {
-        let here = self.workers.iter().map(|(id, worker)| worker.status(*id));
-        here.chain(self.departed.iter().rev().cloned()).collect()
+    pub fn statuses(&self, now: Timestamp) -> Vec<v1::WorkerStatus> {
+        let mut all = self.statuses_where(now, |_| true);
+        all.extend(self.departed.iter().rev().cloned());
+        all
     }
 
     /// Those of one run.
-    pub fn statuses_of(&self, run: &str) -> Vec<v1::WorkerStatus> {
-        let statuses = self.workers.iter().map(|(id, worker)| worker.status(*id));
-        statuses.filter(|status| status.run_id == run).collect()
+    pub fn statuses_of(&self, now: Timestamp, run: &RunId) -> Vec<v1::WorkerStatus> {
+        self.statuses_where(now, |worker| worker.state.run() == Some(run))
+    }
+
+    /// With what only shows beside the clock and the others: silence, and steps that take longer than theirs.
+    fn statuses_where(&self, now: Timestamp, wanted: impl Fn(&Worker) -> bool) -> Vec<v1::WorkerStatus> {
+        let usual = self.usual_steps(&wanted);
+        let of = |(id, worker): (&WorkerId, &Worker)| {
+            let mut status = worker.status(*id);
+            let silent = now.since(worker.heard);
+            let usual = worker.at_work().and_then(|place| usual.get(&(&place.run, place.generation)).copied());
+            if silent > self.deadlines.suspect() {
+                status.state = format!("suspect: no heartbeat for {:.1} s ({})", silent.as_secs_f64(), status.state);
+            } else if let Some(usual) = usual.filter(|usual| worker.step_seconds > STRAGGLES_AT * usual) {
+                let (own, usual) = (worker.step_seconds * 1e3, usual * 1e3);
+                status.state = format!("{}, straggling: {own:.1} ms a step, the median is {usual:.1} ms", status.state);
+            }
+            status
+        };
+        self.workers.iter().filter(|(_, worker)| wanted(worker)).map(of).collect()
+    }
+
+    /// The median of what a step takes the members of each generation; of two it is the faster one.
+    fn usual_steps(&self, wanted: &impl Fn(&Worker) -> bool) -> BTreeMap<(&RunId, Generation), f64> {
+        let mut paces: BTreeMap<_, Vec<f64>> = BTreeMap::new();
+        for worker in self.workers.values().filter(|worker| wanted(worker) && worker.step_seconds > 0.0) {
+            if let Some(place) = worker.at_work() {
+                paces.entry((&place.run, place.generation)).or_default().push(worker.step_seconds);
+            }
+        }
+        let median = |mut paces: Vec<f64>| {
+            paces.sort_unstable_by(f64::total_cmp);
+            paces[(paces.len() - 1) / 2]
+        };
+        paces.into_iter().map(|(place, paces)| (place, median(paces))).collect()
+    }
+}
+
+impl State {
+    fn run(&self) -> Option<&RunId> {
+        match self {
+            Self::Idle => None,
+            Self::Held(run) => Some(run),
+            Self::Seated(place) | Self::Done(place) | Self::Finishing { place, .. } => Some(&place.run),
+        }
     }
 }
 
 impl Worker {
+    fn at_work(&self) -> Option<&Place> {
+        if let State::Seated(place) = &self.state { Some(place) } else { None }
+    }
+
     fn status(&self, id: WorkerId) -> v1::WorkerStatus {
         let (state, run, place) = match &self.state {
             State::Idle => ("idle", String::new(), None),
@@ -267,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_restarted_worker_gets_the_next_life_and_a_second_one_is_refused_while_the_first_lives() {
-        let mut pool = Pool::new(Duration::from_secs(1));
+        let mut pool = Pool::new(Deadlines::default());
         let (first, messages) = join(&mut pool, 1);
         let about = || v1::Join { slot: 1, life: 1, version: proto::VERSION.into(), ..Default::default() };
         let refused = pool.join(Timestamp(0), about(), mpsc::channel(OUTBOX).0, oneshot::channel().0).unwrap_err();
@@ -288,7 +354,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_does_not_read_is_too_slow_and_one_that_is_gone_is_lost() {
-        let mut pool = Pool::new(Duration::from_secs(1));
+        let mut pool = Pool::new(Deadlines::default());
         let (worker, messages) = join(&mut pool, 1);
         let dismiss = || coordinator_message::Message::Dismiss(v1::Dismiss {});
         // The welcome is the first.
@@ -302,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_released_worker_is_idle_only_once_its_job_has_ended() {
-        let mut pool = Pool::new(Duration::from_secs(1));
+        let mut pool = Pool::new(Deadlines::default());
         let (worker, _messages) = join(&mut pool, 1);
         let place = Place { run: RunId::new(1, 1), generation: Generation(1), rank: 0, world: 1 };
         pool.seat(worker, place.clone());

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use proto::{
-    Generation, WorkerId,
+    Deadlines, Generation, WorkerId,
     v1::{self, coordinator_message, job_ended, worker_message},
 };
 use tokio::{
@@ -16,17 +16,14 @@ use crate::{
     inbox::{Call, Inbox},
     pool::Outbox,
     refusal::{Refusal, RefusalKind},
-    run::{JobEnd, Order, Report, Staged},
+    run::{Holding, JobEnd, Order, Report, Staged},
 };
-
-/// Heartbeats that may be missing before a worker counts as gone.
-const MISSED_AT_MOST: u32 = 5;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Rhythm {
     /// How long a new session may be silent.
     pub join_within: Duration,
-    pub heartbeat: Duration,
+    pub deadlines: Deadlines,
 }
 
 type Incoming = Streaming<v1::WorkerMessage>;
@@ -76,7 +73,7 @@ async fn welcome(
 
 /// Until the worker is gone; says why.
 async fn listen(inbox: &Inbox, rhythm: Rhythm, incoming: &mut Incoming, worker: WorkerId) -> String {
-    let patience = rhythm.heartbeat * MISSED_AT_MOST;
+    let patience = rhythm.deadlines.lost();
     loop {
         match timeout(patience, incoming.message()).await {
             Ok(Ok(Some(message))) => {
@@ -102,9 +99,9 @@ fn understood(worker: WorkerId, message: v1::WorkerMessage) -> Option<Call> {
     let (run, generation) = (message.run_id, Generation(message.generation));
     let report = match message.message? {
         worker_message::Message::Heartbeat(heartbeat) => {
-            let v1::Heartbeat { step, system } = heartbeat;
-            return Some(Call::Heartbeat { worker, run, generation, step, system });
+            return Some(Call::Heartbeat { worker, run, generation, beat: heartbeat });
         }
+        worker_message::Message::Drain(drain) => return Some(Call::Drain { worker, why: drain.why }),
         // Said once, at the start.
         worker_message::Message::Join(_) => return None,
         worker_message::Message::Progress(progress) => Report::Progress(progress),
@@ -114,21 +111,26 @@ fn understood(worker: WorkerId, message: v1::WorkerMessage) -> Option<Call> {
             checkpoint: staged.checkpoint.unwrap_or_default(),
         }),
         worker_message::Message::Warning(warning) => Report::Warning(warning.message),
-        worker_message::Message::Ended(ended) => Report::Ended { step: ended.step, end: job_end(ended.outcome) },
+        worker_message::Message::Ended(ended) => {
+            let holding =
+                ended.holding.map(|held| Holding { step: held.step, epoch_closed: held.epoch_closed });
+            Report::Ended { step: ended.step, end: job_end(ended.outcome, &ended.lost_worker), holding }
+        }
     };
     Some(Call::Report { worker, run, generation, report })
 }
 
-fn job_end(outcome: Option<job_ended::Outcome>) -> JobEnd {
+fn job_end(outcome: Option<job_ended::Outcome>, lost_worker: &str) -> JobEnd {
     match outcome {
         Some(job_ended::Outcome::Finished(reason)) => JobEnd::Finished(reason),
         Some(job_ended::Outcome::Ordered(kind)) => JobEnd::Ordered(match v1::OrderKind::try_from(kind) {
             Ok(v1::OrderKind::Stop) => Order::Stop,
             Ok(v1::OrderKind::Checkpoint) => Order::Checkpoint,
+            Ok(v1::OrderKind::Yield) => Order::Yield,
             _ => Order::Abort,
         }),
         Some(job_ended::Outcome::Failed(failure)) => JobEnd::Failed(failure),
-        Some(job_ended::Outcome::PeerLost(peer)) => JobEnd::PeerLost(peer),
+        Some(job_ended::Outcome::PeerLost(words)) => JobEnd::PeerLost { words, peer: lost_worker.parse().ok() },
         None => JobEnd::Failed(v1::Failure {
             message: "the worker's job ended without a word".into(),
             ..v1::Failure::default()

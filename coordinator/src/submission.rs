@@ -2,7 +2,7 @@
 
 use std::{fs::File, path::Path};
 
-use proto::{RunId, RunSpec, spec::Problem, v1};
+use proto::{Deadlines, RunId, RunSpec, spec::Problem, v1};
 
 use crate::{
     checkpoints::RunFolder,
@@ -45,12 +45,15 @@ impl Submission {
         Ok(Self { spec, spec_toml, resume_from, origin: None })
     }
 
-    pub fn plan(&self, id: RunId) -> Plan {
+    pub fn plan(&self, id: RunId, deadlines: Deadlines) -> Plan {
         Plan {
             id,
             name: self.spec.name.clone(),
             spec_toml: self.spec_toml.clone(),
             workers: self.spec.cluster.workers,
+            least: self.spec.cluster.least(),
+            most: self.spec.cluster.most(),
+            deadlines,
             epochs: self.spec.training.epochs,
             join_timeout: self.spec.cluster.join_timeout,
             origin: self.origin.clone(),

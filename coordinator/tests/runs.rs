@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use coordinator::{Config, Coordinator, StartError, failure_of};
 use fake::{Cluster, FakeWorker, cluster, config, join_as, lists, manifest, spec, within, write_checkpoint};
-use proto::v1::{self, coordinator_message, job_ended, run_event};
+use proto::{
+    Deadlines,
+    v1::{self, coordinator_message, job_ended, run_event},
+};
 
 async fn seated(cluster: &mut Cluster, workers: u32) -> (String, Vec<FakeWorker>) {
     let run = cluster.submit(cluster.spec(workers), "").await.unwrap();
@@ -158,7 +161,7 @@ async fn a_vanished_worker_fails_the_run_with_its_cause() {
     drop(gone);
     assert_eq!(left.order().await, v1::OrderKind::Abort);
     left.end(122, job_ended::Outcome::PeerLost("`w1:1`".into())).await;
-    cluster.coordinator.worker_exited(1, 1, "killed by signal 9".into()).await;
+    cluster.coordinator.worker_exited(1, 1, "killed by signal 9".into(), false).await;
     let (_, ended) = cluster.watch_to_the_end(&run).await;
     let failure = ended.failure.unwrap();
     assert_eq!(failure.message, "worker `w1:1` left at step 123: killed by signal 9");
@@ -174,7 +177,7 @@ async fn a_vanished_worker_fails_the_run_with_its_cause() {
 
 #[tokio::test]
 async fn a_silent_worker_has_left() {
-    let mut cluster = cluster(Config { heartbeat: std::time::Duration::from_millis(20), ..config() }).await;
+    let mut cluster = cluster(Config { deadlines: Deadlines { heartbeat: std::time::Duration::from_millis(20), ..Deadlines::default() }, ..config() }).await;
     let (run, _worker) = seated(&mut cluster, 1).await;
     let (_, ended) = cluster.watch_to_the_end(&run).await;
     assert_eq!(ended.failure.unwrap().message, "worker `w0:1` left at step 0: no heartbeat for 0.1 s");

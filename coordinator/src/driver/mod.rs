@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proto::{RunId, WorkerId, v1};
+use proto::{Deadlines, RunId, WorkerId, v1};
 use tokio::{
     sync::{broadcast, mpsc},
     time::MissedTickBehavior,
@@ -51,6 +51,7 @@ pub struct Driver {
     pub build_manifest: Arc<BuildManifest>,
     /// Nobody but this process starts workers, and it does not start them again.
     pub own_workers: bool,
+    pub deadlines: Deadlines,
     pub state: DriverState,
 }
 
@@ -129,17 +130,19 @@ impl Driver {
                 self.reply(reply, found);
             }
             Call::Workers { reply } => {
-                let workers = self.pool.statuses();
+                let workers = self.pool.statuses(self.clock.now());
                 self.reply(reply, Ok(workers));
             }
             Call::Join { about, outbox, hang_up, reply } => {
                 let joined = self.pool.join(self.clock.now(), about.clone(), outbox, hang_up);
                 self.joined(&about, joined, reply);
             }
-            Call::Heartbeat { worker, run, generation, step, system } => {
+            Call::Heartbeat { worker, run, generation, beat } => {
+                let v1::Heartbeat { step, system, waiting, step_seconds } = beat;
                 self.pool.heard(self.clock.now(), worker, (!run.is_empty()).then_some(step));
+                self.pool.pace(worker, step_seconds);
                 if !run.is_empty() {
-                    self.feed_named(&run, Event::Report { worker, generation, report: Report::Step(step) });
+                    self.feed_named(&run, Event::Report { worker, generation, report: Report::Step { step, waiting } });
                     if let Some(system) = system {
                         self.feed_named(&run, Event::Report { worker, generation, report: Report::System(system) });
                     }
@@ -153,7 +156,14 @@ impl Driver {
                 self.feed_named(&run, Event::Report { worker, generation, report });
             }
             Call::Left { worker, why } => self.lose(worker, why),
-            Call::Exited { worker, why } => self.exited(worker, why),
+            Call::Drain { worker, why } => {
+                tracing::info!(%worker, %why, "worker wants to leave");
+                match self.pool.run_of(worker) {
+                    Some(run) => self.feed(&run, Event::Drain { worker, why }),
+                    None => self.dismiss(worker),
+                }
+            }
+            Call::Exited { worker, why, successor } => self.exited(worker, why, successor),
             Call::Prepared { run, outcome } => self.prepared(&run, outcome),
             Call::Published { run, staged, outcome } => self.feed(&run, Event::Published { staged, outcome }),
             Call::Tracked { run, tracking, reply } => {
@@ -183,7 +193,7 @@ impl Driver {
         // Ids sort by submission, also within a millisecond.
         self.state.last_id = (now.unix_micros() / 1000).max(self.state.last_id + 1);
         let id = RunId::new(self.state.last_id, ulid::Ulid::new().random());
-        let run = Run::new(submission.plan(id.clone()), now);
+        let run = Run::new(submission.plan(id.clone(), self.deadlines), now);
         if let Some(tracking) = &submission.spec.tracking {
             let record = Box::new(tracking::first_record(tracking));
             self.state.out.push(Outgoing::Record(Entry::Tracking { run: id.to_string(), tracking: record }));
@@ -247,24 +257,24 @@ impl Driver {
         }
     }
 
-    fn exited(&mut self, worker: WorkerId, why: String) {
+    /// The process itself has ended. `successor`: whoever started it starts another in its place.
+    fn exited(&mut self, worker: WorkerId, why: String, successor: bool) {
         if !self.pool.leave(worker, &why) {
             self.pool.explain_departure(worker, &why);
         }
-        tracing::info!(%worker, %why, "worker process ended");
-        let own_workers = self.own_workers;
-        let ids: Vec<RunId> = self.state.live.keys().cloned().collect();
-        for id in ids {
-            let Some(live) = self.state.live.get(&id) else { continue };
-            let lacks_it = live.run.is_gathering() && (own_workers || !live.run.members().contains(&worker));
-            let event = if lacks_it {
-                let why = format!("worker `{worker}` ended before the run began: {why}");
-                Event::TurnedAway { why, nobody_else_will_come: own_workers }
-            } else {
-                Event::Left { worker, cause: Departure { why: why.clone(), told: true } }
-            };
-            self.feed(&id, event);
+        tracing::info!(%worker, %why, successor, "worker process ended");
+        self.feed_all(|| Event::Left { worker, cause: Departure { why: why.clone(), told: true } });
+        if !successor {
+            let nobody_else_will_come = self.own_workers;
+            let why = format!("worker `{worker}` ended: {why}");
+            self.feed_all(|| Event::TurnedAway { why: why.clone(), nobody_else_will_come });
         }
+    }
+
+    /// Tells a worker to end, in peace.
+    fn dismiss(&mut self, worker: WorkerId) {
+        self.send(worker, v1::coordinator_message::Message::Dismiss(v1::Dismiss {}));
+        self.pool.leave(worker, "dismissed");
     }
 
     fn prepared(&mut self, run: &RunId, outcome: Result<Box<Preparation>, v1::Failure>) {
@@ -352,7 +362,7 @@ impl Driver {
 
     fn status_of(&self, live: &Live) -> v1::RunStatus {
         let mut status = live.run.status(self.clock.now());
-        status.workers = self.pool.statuses_of(&status.run_id);
+        status.workers = self.pool.statuses_of(self.clock.now(), &live.run.plan().id);
         status
     }
 
@@ -363,7 +373,7 @@ impl Driver {
 
 fn step_of(report: &Report) -> Option<u64> {
     match report {
-        Report::Step(step) | Report::Ended { step, .. } => Some(*step),
+        Report::Step { step, .. } | Report::Ended { step, .. } => Some(*step),
         Report::Progress(progress) => Some(progress.step),
         Report::Epoch(epoch) => Some(epoch.step),
         Report::Staged(_) | Report::Warning(_) | Report::System(_) => None,
@@ -376,5 +386,6 @@ fn order_kind(order: Order) -> v1::OrderKind {
         Order::Stop => v1::OrderKind::Stop,
         Order::Checkpoint => v1::OrderKind::Checkpoint,
         Order::Abort => v1::OrderKind::Abort,
+        Order::Yield => v1::OrderKind::Yield,
     }
 }

@@ -146,16 +146,18 @@ impl Driver {
             // Taken by `recorded`.
             Effect::Persist(_) | Effect::Emit(_) => {}
             Effect::Prepare => self.prepare(run),
-            Effect::Seat { generation, members } => self.seat(run, generation, &members),
+            Effect::Seat { generation, members, start, first_step, reported_step } => {
+                self.seat(run, generation, &members, &start, [first_step, reported_step]);
+            }
             Effect::Order { worker, generation, order } => {
                 let order =
                     v1::Order { run_id: run.to_string(), generation: generation.0, kind: order_kind(order).into() };
                 self.send(worker, coordinator_message::Message::Order(order));
             }
             Effect::Publish { staged, best } => self.publish(run, staged, best),
-            Effect::Answer { worker, staged, published } => {
+            Effect::Answer { worker, staged, step, published } => {
                 let staged_path = staged.to_string_lossy().into_owned();
-                let answer = v1::CheckpointPublished { staged_path, path: published.unwrap_or_default() };
+                let answer = v1::CheckpointPublished { staged_path, path: published.unwrap_or_default(), step };
                 self.send(worker, coordinator_message::Message::Published(answer));
             }
             Effect::RemoveStaging => {
@@ -164,7 +166,12 @@ impl Driver {
                     self.archive.remove_staging(Arc::clone(&preparation.claim));
                 }
             }
-            Effect::Release { worker } => self.pool.release(self.clock.now(), worker),
+            Effect::Release { worker } => {
+                self.pool.release(self.clock.now(), worker);
+                self.send(worker, coordinator_message::Message::Release(v1::Release { run_id: run.to_string() }));
+            }
+            Effect::Expel { worker, why } => self.lose(worker, why),
+            Effect::Dismiss { worker } => self.dismiss(worker),
         }
     }
 
@@ -264,6 +271,9 @@ fn log(event: &v1::RunEvent) {
         }
         Some(run_event::Event::Checkpoint(checkpoint)) => {
             tracing::info!(%run, step = checkpoint.step, best = checkpoint.best, path = %checkpoint.path, "checkpoint published");
+        }
+        Some(Notice::Lost(lost)) => {
+            tracing::warn!(%run, worker = lost.worker, generation = lost.generation, step = lost.step, why = lost.why, "member lost");
         }
         Some(Notice::Warning(warning)) => tracing::warn!(%run, warning = %warning.message, "run"),
         Some(run_event::Event::Progress(_) | run_event::Event::System(_) | run_event::Event::Ended(_)) | None => {}

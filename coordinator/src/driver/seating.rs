@@ -8,10 +8,17 @@ use proto::{
 };
 
 use super::Driver;
-use crate::pool::Place;
+use crate::{pool::Place, run::Start};
 
 impl Driver {
-    pub(super) fn seat(&mut self, run: &RunId, generation: Generation, members: &[WorkerId]) {
+    pub(super) fn seat(
+        &mut self,
+        run: &RunId,
+        generation: Generation,
+        members: &[WorkerId],
+        start: &Start,
+        [first_step, reported_step]: [u64; 2],
+    ) {
         let Some(live) = self.state.live.get(run) else { return };
         let Some(preparation) = &live.preparation else { return };
         let peers: Vec<v1::Peer> = (0..).zip(members).map(|(rank, worker)| self.peer(rank, *worker)).collect();
@@ -25,6 +32,11 @@ impl Driver {
             live.submission.spec.training.threads.unwrap_or_else(|| shared.max(1))
         };
         let world = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        let (resume_from, source, lacking) = match start {
+            Start::Submitted => (preparation.resume_from.clone(), None, Vec::new()),
+            Start::Memory { source, lacking } => (preparation.resume_from.clone(), Some(*source), lacking.clone()),
+            Start::Checkpoint(path) => (path.clone(), None, Vec::new()),
+        };
         let common = v1::Seat {
             run_id: run.to_string(),
             generation: generation.0,
@@ -36,10 +48,14 @@ impl Driver {
             validation: preparation.validation.clone(),
             judgments: preparation.judgments.clone(),
             threads: 0,
-            resume_from: preparation.resume_from.clone(),
+            resume_from,
             start_from: preparation.start_from.clone(),
             staging: preparation.claim.staging.to_string_lossy().into_owned(),
             // Another one each time: a peer of a former generation does not know it.
+            first_step,
+            source,
+            lacking,
+            reported_step,
             secret: u64::try_from(ulid::Ulid::new().random() & u128::from(u64::MAX)).unwrap_or_default(),
         };
         let seats: Vec<v1::Seat> = peers

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proto::{RunId, WorkerId, v1};
 
-use super::{Departure, Effect, Notice, Phase, Prepared, Run, Training, Verdict};
+use super::{Departure, Effect, Notice, Phase, Prepared, Run, Start, Verdict};
 use crate::clock::Timestamp;
 
 /// More reasons than this would bury the message.
@@ -51,7 +51,8 @@ impl Run {
         gathering.prepared = true;
         self.dataset_hash = prepared.dataset_hash;
         self.step = prepared.resumed_at.unwrap_or_default();
-        self.resumed = prepared.resumed_at.is_some();
+        self.reported = self.step;
+        self.resumed_at = prepared.resumed_at;
         self.best_score = prepared.best_score;
         self.best = prepared.best;
         for message in prepared.warnings {
@@ -68,10 +69,19 @@ impl Run {
             effects.push(Effect::Release { worker });
             return;
         }
-        if let Some(gathering) = self.gathering() {
-            gathering.members.insert(worker);
+        self.alone = None;
+        match &mut self.phase {
+            Phase::Gathering(gathering) => {
+                gathering.members.insert(worker);
+                self.seat_if_complete(now, effects);
+            }
+            Phase::Training(training) => {
+                training.joiners.push(worker);
+                self.change_world(now, effects);
+            }
+            Phase::Recovering(_) => self.joins_recovering(now, worker, effects),
+            Phase::Ended { .. } => {}
         }
-        self.seat_if_complete(now, effects);
     }
 
     pub(super) fn left_gathering(
@@ -97,7 +107,13 @@ impl Run {
         nobody_else_will_come: bool,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(gathering) = self.gathering() else { return };
+        let Some(gathering) = self.gathering() else {
+            if nobody_else_will_come {
+                self.alone = Some(why);
+                self.go_on_if_possible(now, effects);
+            }
+            return;
+        };
         gathering.note(why);
         if nobody_else_will_come {
             let causes = std::mem::take(&mut gathering.turned_away);
@@ -115,24 +131,28 @@ impl Run {
             effects.push(self.standing_notice(now));
             return;
         }
+        self.seat_the_first(now, effects);
+    }
+
+    fn seat_the_first(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let Some(gathering) = self.gathering() else { return };
         let members: Vec<WorkerId> = gathering.members.iter().copied().collect();
-        self.generation = self.generation.next();
-        self.phase = Phase::Training(Box::new(Training::new(&members, now, self.step)));
-        effects.push(self.record(now));
-        effects.push(Effect::Emit(Notice::Seated(v1::Seated {
-            generation: self.generation.0,
-            workers: members.iter().map(WorkerId::to_string).collect(),
-        })));
-        effects.push(self.standing_notice(now));
-        effects.push(Effect::Seat { generation: self.generation, members });
+        self.begin(now, members, Start::Submitted, self.step, std::time::Duration::ZERO, effects);
     }
 
     pub(super) fn give_up_if_late(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        let (workers, patience) = (self.plan.workers, self.plan.join_timeout);
+        let (workers, least, patience) = (self.plan.workers, self.plan.least, self.plan.join_timeout);
         let Some(gathering) = self.gathering() else { return };
         let here = gathering.members.len();
         let complete = here >= workers as usize;
         if complete || gathering.behind.is_some() || now.since(gathering.since) < patience {
+            return;
+        }
+        if here >= least as usize {
+            // The others are let in when they come.
+            if gathering.prepared {
+                self.seat_the_first(now, effects);
+            }
             return;
         }
         let causes = std::mem::take(&mut gathering.turned_away);

@@ -2,6 +2,8 @@
 //! effects out. Reports keep the shape they have on the wire (they are figures to hand on, not to decide by); messages do not get here.
 
 mod gathering;
+mod publishing;
+mod recovering;
 #[cfg(test)]
 mod schedules;
 mod standing;
@@ -12,12 +14,14 @@ mod training;
 
 use std::{path::PathBuf, time::Duration};
 
-use proto::{Generation, RunId, WorkerId, v1};
+use proto::{Deadlines, Generation, RunId, WorkerId, v1};
 
 use crate::clock::Timestamp;
 use gathering::Gathering;
+use publishing::Publishing;
+use recovering::Recovering;
 pub use standing::Standing;
-use training::Training;
+use training::{Stopping, Training};
 
 /// What of the spec the core decides by.
 #[derive(Clone, Debug)]
@@ -25,9 +29,13 @@ pub struct Plan {
     pub id: RunId,
     pub name: String,
     pub spec_toml: String,
+    /// So many the run begins with; with fewer than `least` it waits, more than `most` are not let in.
     pub workers: u32,
+    pub least: u32,
+    pub most: u32,
     pub epochs: u64,
     pub join_timeout: Duration,
+    pub deadlines: Deadlines,
     /// The metric whose highest value makes a checkpoint the best one; absent: the lowest training loss does.
     pub best_by: Option<String>,
     pub origin: Option<v1::Origin>,
@@ -56,6 +64,11 @@ pub enum Event {
     Left {
         worker: WorkerId,
         cause: Departure,
+    },
+    /// A member wants to leave, as soon as it can hand over.
+    Drain {
+        worker: WorkerId,
+        why: String,
     },
     Report {
         worker: WorkerId,
@@ -99,13 +112,19 @@ pub struct Departure {
 /// What a seated worker says about its job.
 #[derive(Clone, Debug)]
 pub enum Report {
-    Step(u64),
+    /// `waiting`: inside a collective, for its peers.
+    Step {
+        step: u64,
+        waiting: bool,
+    },
     Progress(v1::Progress),
     Epoch(v1::EpochEnded),
     Staged(Staged),
     Ended {
         step: u64,
         end: JobEnd,
+        /// The state that it keeps in memory.
+        holding: Option<Holding>,
     },
     Warning(String),
     /// What its process takes of the machine since its last heartbeat.
@@ -117,7 +136,31 @@ pub enum JobEnd {
     Finished(String),
     Ordered(Order),
     Failed(v1::Failure),
-    PeerLost(String),
+    PeerLost {
+        words: String,
+        /// Who, where that is known.
+        peer: Option<WorkerId>,
+    },
+}
+
+/// A state of the run in a worker's memory. The greater one is the newer one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Holding {
+    /// Steps applied.
+    pub step: u64,
+    /// The epoch that ends there is audited, validated and reported.
+    pub epoch_closed: bool,
+}
+
+/// What a generation goes on from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// What the run was submitted with: nothing, weights, or a checkpoint to resume.
+    Submitted,
+    /// The state of one of its ranks, sent to those who lack it.
+    Memory { source: u32, lacking: Vec<u32> },
+    /// A checkpoint that this run has published: nobody who held a newer state is left.
+    Checkpoint(String),
 }
 
 /// A checkpoint that lies complete where only the coordinator looks.
@@ -141,6 +184,8 @@ pub enum Order {
     Stop,
     Checkpoint,
     Abort,
+    /// Stop after the same step, state in hand: another seat follows.
+    Yield,
 }
 
 /// What the driver is to do. Those behind a `Persist` are carried out only once it is durable.
@@ -155,6 +200,10 @@ pub enum Effect {
     Seat {
         generation: Generation,
         members: Vec<WorkerId>,
+        start: Start,
+        /// Steps completed where the generation begins, and those of them whose progress is known.
+        first_step: u64,
+        reported_step: u64,
     },
     Order {
         worker: WorkerId,
@@ -169,11 +218,21 @@ pub enum Effect {
     Answer {
         worker: WorkerId,
         staged: PathBuf,
+        step: u64,
         published: Option<String>,
     },
     /// Nothing more will be staged.
     RemoveStaging,
     Release {
+        worker: WorkerId,
+    },
+    /// It does not let go of a generation that is over, or holds up the one at work: its session ends.
+    Expel {
+        worker: WorkerId,
+        why: String,
+    },
+    /// It has handed over and may leave.
+    Dismiss {
         worker: WorkerId,
     },
 }
@@ -213,9 +272,18 @@ pub(crate) fn metric_score<'a>(name: &str, mut metrics: impl Iterator<Item = (&'
     metrics.find(|(found, _)| *found == name).map(|(_, value)| value)
 }
 
+fn warning(message: String) -> Effect {
+    Effect::Emit(Notice::Warning(v1::Warning { message }))
+}
+
+fn resumable(message: String) -> v1::Failure {
+    v1::Failure { message, causes: Vec::new(), hint: RESUME_HINT.into(), input_is_wrong: false }
+}
+
 enum Phase {
     Gathering(Gathering),
     Training(Box<Training>),
+    Recovering(Box<Recovering>),
     Ended { verdict: Verdict, at: Timestamp },
 }
 
@@ -225,9 +293,21 @@ pub struct Run {
     created: Timestamp,
     generation: Generation,
     dataset_hash: String,
-    /// Committed: the newest step that rank 0 has reported in this or an earlier generation.
+    /// Committed: the newest step that is known to be applied by all, in this or an earlier generation.
     step: u64,
-    resumed: bool,
+    /// The end of the newest window of progress.
+    reported: u64,
+    /// Where the checkpoint that the run was submitted with stands.
+    resumed_at: Option<u64>,
+    /// Generations that began because a member was lost; and how many of them in a row committed nothing.
+    recoveries: u32,
+    barren: u32,
+    /// Whoever starts workers has said that no other will come.
+    alone: Option<String>,
+    /// Members that wait to be let go.
+    draining: Vec<(WorkerId, String)>,
+    stopping: Option<Stopping>,
+    publishing: Publishing,
     progress: Option<v1::Progress>,
     last_epoch: Option<v1::EpochEnded>,
     best_score: Option<f64>,
@@ -244,7 +324,14 @@ impl Run {
             generation: Generation::default(),
             dataset_hash: String::new(),
             step: 0,
-            resumed: false,
+            reported: 0,
+            resumed_at: None,
+            recoveries: 0,
+            barren: 0,
+            alone: None,
+            draining: Vec::new(),
+            stopping: None,
+            publishing: Publishing::default(),
             progress: None,
             last_epoch: None,
             best_score: None,
@@ -270,8 +357,9 @@ impl Run {
                 self.turned_away(now, why, nobody_else_will_come, &mut effects);
             }
             Event::Left { worker, cause } => self.left(now, worker, cause, &mut effects),
+            Event::Drain { worker, why } => self.drain(now, worker, why, &mut effects),
             Event::Report { worker, report, .. } => self.reported(now, worker, report, &mut effects),
-            Event::Published { staged, outcome } => self.published(now, &staged, outcome, &mut effects),
+            Event::Published { outcome, .. } => self.published(now, outcome, &mut effects),
             Event::Stop { now: at_once } => self.stop(now, at_once, &mut effects),
             Event::Warned(message) => effects.push(Effect::Emit(Notice::Warning(v1::Warning { message }))),
             Event::ShutDown => self.shut_down(now, &mut effects),
@@ -285,12 +373,15 @@ impl Run {
         match (&self.phase, event) {
             (_, Event::Offered { .. }) => false,
             (Phase::Ended { .. }, _) => true,
-            (Phase::Training(training), Event::Report { worker, generation, .. }) => {
-                *generation != self.generation || training.rank(*worker).is_none()
-            }
-            (Phase::Training(training), Event::Published { staged, .. }) => !training.publishes(staged),
             (Phase::Gathering(_), Event::Report { .. } | Event::Published { .. }) => true,
-            (Phase::Training(_), Event::Submitted | Event::Prepared(_) | Event::Refused(_)) => true,
+            (Phase::Gathering(_), _) => false,
+            // What was staged was committed before: it counts, whichever generation its author has got to.
+            (_, Event::Report { worker, report: Report::Staged(_), .. }) => !self.members().contains(worker),
+            (_, Event::Report { worker, generation, .. }) => {
+                *generation != self.generation || !self.members().contains(worker)
+            }
+            (_, Event::Published { staged, .. }) => !self.publishing.is_of(staged),
+            (_, Event::Submitted | Event::Prepared(_) | Event::Refused(_)) => true,
             _ => false,
         }
     }
@@ -304,7 +395,11 @@ impl Run {
     fn tick(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         match &self.phase {
             Phase::Gathering(_) => self.give_up_if_late(now, effects),
-            Phase::Training(_) => self.conclude_if_due(now, effects),
+            Phase::Training(_) => {
+                self.find_stuck(now, effects);
+                self.conclude_if_due(now, effects);
+            }
+            Phase::Recovering(_) => self.go_on_if_possible(now, effects),
             Phase::Ended { .. } => {}
         }
     }
@@ -315,6 +410,7 @@ impl Run {
                 self.end(now, Verdict::Stopped { reason: "stopped on request before it trained".into() }, effects);
             }
             Phase::Training(_) => self.stop_training(now, at_once, effects),
+            Phase::Recovering(_) => self.stop_recovering(now, at_once, effects),
             Phase::Ended { .. } => {}
         }
     }
@@ -326,6 +422,7 @@ impl Run {
                 effects.extend(training.orders(self.generation, Order::Abort));
                 format!("the coordinator was shut down at step {}", self.step)
             }
+            Phase::Recovering(_) => format!("the coordinator was shut down at step {}, as nothing trained", self.step),
             Phase::Ended { .. } => return,
         };
         self.end(now, Verdict::Stopped { reason }, effects);
@@ -335,8 +432,29 @@ impl Run {
         match &self.phase {
             Phase::Gathering(_) => self.left_gathering(now, worker, &cause, effects),
             Phase::Training(_) => self.left_training(now, worker, cause, effects),
+            Phase::Recovering(_) => self.left_recovering(now, worker, cause, effects),
             Phase::Ended { .. } => {}
         }
+    }
+
+    fn drain(&mut self, now: Timestamp, worker: WorkerId, why: String, effects: &mut Vec<Effect>) {
+        if self.draining.iter().any(|(draining, _)| *draining == worker) || !self.members().contains(&worker) {
+            return;
+        }
+        self.draining.push((worker, why));
+        match &self.phase {
+            Phase::Gathering(_) => {
+                self.left_gathering(now, worker, &Departure { why: "it was told to go".into(), told: true }, effects);
+                effects.push(Effect::Dismiss { worker });
+            }
+            Phase::Training(_) => self.change_world(now, effects),
+            Phase::Recovering(_) => self.go_on_if_possible(now, effects),
+            Phase::Ended { .. } => {}
+        }
+    }
+
+    fn drains(&self, worker: WorkerId) -> bool {
+        self.draining.iter().any(|(draining, _)| *draining == worker)
     }
 
     /// The one way to end. Final.
@@ -386,8 +504,9 @@ impl Run {
         matches!(self.phase, Phase::Ended { .. })
     }
 
+    /// It has begun and not ended, also while it stands still for a moment.
     pub fn is_training(&self) -> bool {
-        matches!(self.phase, Phase::Training(_))
+        matches!(self.phase, Phase::Training(_) | Phase::Recovering(_))
     }
 
     pub fn is_gathering(&self) -> bool {
@@ -398,6 +517,12 @@ impl Run {
     pub fn wants(&self) -> usize {
         match &self.phase {
             Phase::Gathering(gathering) => (self.plan.workers as usize).saturating_sub(gathering.members.len()),
+            Phase::Training(training) if training.may_grow() && self.stopping.is_none() => {
+                (self.plan.most as usize).saturating_sub(training.world_to_be())
+            }
+            Phase::Recovering(recovering) if self.stopping.is_none() => {
+                (self.plan.most as usize).saturating_sub(recovering.world_to_be(&self.draining))
+            }
             _ => 0,
         }
     }
@@ -409,11 +534,12 @@ impl Run {
         }
     }
 
-    /// In rank order once seated.
+    /// In rank order once seated, then those who wait to be let in.
     pub fn members(&self) -> Vec<WorkerId> {
         match &self.phase {
             Phase::Gathering(gathering) => gathering.members.iter().copied().collect(),
-            Phase::Training(training) => training.workers().collect(),
+            Phase::Training(training) => training.workers().chain(training.joiners.iter().copied()).collect(),
+            Phase::Recovering(recovering) => recovering.workers().collect(),
             Phase::Ended { .. } => Vec::new(),
         }
     }
@@ -432,7 +558,7 @@ impl Run {
             phase: standing.phase.into(),
             standing: standing.words,
             generation: self.generation.0,
-            world: self.plan.workers,
+            world: self.world(),
             created_unix_micros: self.created.unix_micros(),
             ended_unix_micros: ended,
             progress: self.progress,
@@ -444,6 +570,19 @@ impl Run {
             spec_toml: self.plan.spec_toml.clone(),
             origin: self.plan.origin.clone(),
             tracking: None,
+            min_workers: self.plan.least,
+            max_workers: self.plan.most,
+            members: self.members().iter().map(WorkerId::to_string).collect(),
+            step: self.step,
+            recoveries: self.recoveries,
+        }
+    }
+
+    /// Ranks of the generation at work, or so many as it will begin with.
+    fn world(&self) -> u32 {
+        match &self.phase {
+            Phase::Training(training) => u32::try_from(training.world()).unwrap_or(u32::MAX),
+            _ => self.plan.workers,
         }
     }
 }

@@ -19,7 +19,7 @@ fn job_end() -> impl Strategy<Value = JobEnd> {
         Just(JobEnd::Ordered(Order::Stop)),
         Just(JobEnd::Ordered(Order::Abort)),
         Just(JobEnd::Failed(v1::Failure::default())),
-        Just(JobEnd::PeerLost("`w9:1`".into())),
+        Just(JobEnd::PeerLost { words: "closed".into(), peer: None }),
     ]
 }
 
@@ -27,10 +27,10 @@ fn report() -> impl Strategy<Value = Report> {
     let progress = |step| Report::Progress(v1::Progress { step, ..Default::default() });
     prop_oneof![
         4 => (0..50u64).prop_map(progress),
-        1 => (0..50u64).prop_map(Report::Step),
+        1 => (0..50u64, any::<bool>()).prop_map(|(step, waiting)| Report::Step { step, waiting }),
         1 => (0..5u64, 0..50u64).prop_map(|(epoch, step)| Report::Epoch(v1::EpochEnded { epoch, step, ..Default::default() })),
         2 => (0..50u64, 0.0..1.0f64).prop_map(|(step, ndcg)| Report::Staged(staged(step, Some(ndcg)))),
-        2 => (0..50u64, job_end()).prop_map(|(step, end)| Report::Ended { step, end }),
+        2 => (0..50u64, job_end()).prop_map(|(step, end)| Report::Ended { step, end, holding: None }),
     ]
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proto::v1;
 
-use super::{Phase, Run, Verdict, gathering::Gathering, training::Training};
+use super::{Phase, Run, Verdict, gathering::Gathering, recovering::Recovering, training::Training};
 use crate::clock::Timestamp;
 
 /// A phase and why the run is in it.
@@ -20,6 +20,7 @@ impl Run {
         let (phase, words) = match &self.phase {
             Phase::Gathering(gathering) => (v1::Phase::Gathering, self.gathering_words(gathering, now)),
             Phase::Training(training) => (v1::Phase::Training, self.training_words(training, now)),
+            Phase::Recovering(recovering) => (v1::Phase::Recovering, self.recovering_words(recovering, now)),
             Phase::Ended { verdict, .. } => (verdict.phase(), ended_words(verdict)),
         };
         Standing { phase, words }
@@ -41,7 +42,13 @@ impl Run {
             let since = seconds(now.since(ending.since));
             return format!("failing: {}; {left} of {of} workers still at work, {since}", ending.failure.message);
         }
-        if let Some(stopping) = &training.stopping {
+        if let Some(stopping) = &self.stopping {
+            if let Some(failure) = &stopping.failure {
+                return format!("failing: {}; saving step {}", failure.message, self.step);
+            }
+            if stopping.hands_over {
+                return format!("saving for whoever goes on, at step {}", self.step);
+            }
             let how = if stopping.at_once { "stopping at once" } else { "stopping on request" };
             return format!("{how}, at step {}", self.step);
         }
@@ -61,6 +68,26 @@ impl Run {
                 format!("training: {world} worker{plural} seated, no step reported yet, {since}")
             }
         }
+    }
+}
+
+impl Run {
+    fn recovering_words(&self, recovering: &Recovering, now: Timestamp) -> String {
+        let since = seconds(now.since(recovering.since));
+        let cause = match &recovering.cause {
+            Some(cause) => cause.why.clone(),
+            None => format!("the world changes at step {}", self.step),
+        };
+        let (at_work, here) = (recovering.at_work(), recovering.world_to_be(&self.draining));
+        let least = self.plan.least as usize;
+        if at_work > 0 {
+            let plural = if at_work == 1 { "" } else { "s" };
+            return format!("recovering: {cause}; {at_work} member{plural} still to let go, {since}");
+        }
+        if here < least {
+            return format!("recovering: {cause}; waiting for {} of {least} workers, {since}", least - here);
+        }
+        format!("recovering: {cause}; waiting for a checkpoint to be published, {since}")
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
 
 use coordinator::{BuildManifest, Config, Coordinator};
 use proto::{
+    Deadlines,
     checkpoint::{CheckpointManifest, FileSum, MANIFEST, MODEL, TrainerState},
     v1::{
         self, coordinator_message, job_ended, run_event, runs_client::RunsClient, worker_message,
@@ -46,7 +47,7 @@ pub fn config() -> Config {
     Config {
         listen: ([127, 0, 0, 1], 0).into(),
         // Wide: a busy machine must not look like a dead worker.
-        heartbeat: Duration::from_secs(5),
+        deadlines: Deadlines { heartbeat: Duration::from_secs(5), ..Deadlines::default() },
         build_manifest: lists(100),
         ..Config::default()
     }

@@ -2,26 +2,35 @@
 
 mod ending;
 mod gathering;
+mod recovering;
 mod training;
 
 use std::{collections::VecDeque, fmt::Write as _, path::PathBuf, time::Duration};
 
 use expect_test::Expect;
-use proto::{Generation, RunId, WorkerId, v1};
+use proto::{Deadlines, Generation, RunId, WorkerId, v1};
 
 use super::{
-    Departure, Effect, Event, JobEnd, Notice, Order, Plan, Prepared, Publication, Record, Report, Run, Staged,
+    Departure, Effect, Event, Holding, JobEnd, Notice, Order, Plan, Prepared, Publication, Record, Report, Run, Staged,
+    Start,
 };
 use crate::clock::Timestamp;
 
 pub(super) fn plan(workers: u32) -> Plan {
+    elastic(workers, workers, workers)
+}
+
+pub(super) fn elastic(least: u32, workers: u32, most: u32) -> Plan {
     Plan {
         id: RunId::new(1, 1),
         name: "baseline".into(),
         spec_toml: String::new(),
         workers,
+        least,
+        most,
         epochs: 20,
         join_timeout: Duration::from_secs(60),
+        deadlines: Deadlines::default(),
         best_by: Some("ndcg@10".into()),
         origin: None,
     }
@@ -93,18 +102,37 @@ fn event(words: &str, now: &mut Timestamp) -> Vec<Event> {
             staged: staged(rest.pop_front().unwrap().parse().unwrap(), None).path,
             outcome: Err(tail(&rest)),
         },
+        "drain" => {
+            let id = worker(rest.pop_front().unwrap());
+            Event::Drain { worker: id, why: "SIGTERM".into() }
+        }
+        "beat" => {
+            let id = worker(rest.pop_front().unwrap());
+            let step = rest.pop_front().unwrap().parse().unwrap();
+            report(id, Report::Step { step, waiting: rest.pop_front() == Some("waiting") })
+        }
         "ended" => {
             let id = worker(rest.pop_front().unwrap());
             let how = rest.pop_front().unwrap();
             let end = match how {
                 "finished" => JobEnd::Finished("all 20 epochs".into()),
                 "stopped" => JobEnd::Ordered(Order::Stop),
+                "yielded" => JobEnd::Ordered(Order::Yield),
                 "aborted" => JobEnd::Ordered(Order::Abort),
                 "failed" => JobEnd::Failed(failure(&tail(&rest))),
-                "peerlost" => JobEnd::PeerLost(format!("`{}`", worker(rest[0]))),
+                "peerlost" => JobEnd::PeerLost { words: format!("`{}`", worker(rest[0])), peer: Some(worker(rest[0])) },
                 how => panic!("no such end: {how}"),
             };
-            report(id, Report::Ended { step: 123, end })
+            // "at 120": holds that step's state; "in 120": with its epoch still open; "blank": none.
+            let step = |word| {
+                let at = rest.iter().position(|found| *found == word)?;
+                rest.get(at + 1)?.parse().ok()
+            };
+            let (at, open) = (step("at"), step("in"));
+            let reached = at.or(open).unwrap_or(123);
+            let blank = rest.contains(&"blank");
+            let holding = (!blank).then_some(Holding { step: reached, epoch_closed: open.is_none() });
+            report(id, Report::Ended { step: reached, end, holding })
         }
         "stop" => Event::Stop { now: rest.front() == Some(&"now") },
         "shutdown" => Event::ShutDown,
@@ -124,6 +152,7 @@ fn words(effect: &Effect) -> String {
         Effect::Persist(Record::Pruned { step }) => format!("persist pruned {step}"),
         Effect::Emit(Notice::Standing(standing)) => format!("says: {}", standing.words),
         Effect::Emit(Notice::Seated(seated)) => format!("tell seated g{}", seated.generation),
+        Effect::Emit(Notice::Lost(lost)) => format!("tell lost {} of g{} at {}: {}", lost.worker, lost.generation, lost.step, lost.why),
         Effect::Emit(Notice::Progress(progress)) => format!("tell step {}", progress.step),
         Effect::Emit(Notice::Epoch(epoch)) => format!("tell epoch {}", epoch.epoch),
         Effect::Emit(Notice::Checkpoint(checkpoint)) => {
@@ -141,9 +170,16 @@ fn words(effect: &Effect) -> String {
             format!("tell ended {:?}{extras}", ended.phase())
         }
         Effect::Prepare => "prepare".into(),
-        Effect::Seat { generation, members } => {
+        Effect::Seat { generation, members, start, first_step, reported_step } => {
             let members: Vec<_> = members.iter().map(ToString::to_string).collect();
-            format!("seat {generation}: {}", members.join(" "))
+            let start = match start {
+                Start::Submitted => String::new(),
+                Start::Memory { source, lacking } if lacking.is_empty() => format!(" from memory (rank {source})"),
+                Start::Memory { source, lacking } => format!(" from memory of rank {source}, {lacking:?} lack it"),
+                Start::Checkpoint(path) => format!(" from {path}"),
+            };
+            let steps = if *first_step > 0 { format!(" at {first_step}, reported {reported_step}") } else { String::new() };
+            format!("seat {generation}: {}{start}{steps}", members.join(" "))
         }
         Effect::Order { worker, generation, order } => format!("order {order:?} {worker} {generation}"),
         Effect::Publish { staged, best } => {
@@ -152,14 +188,22 @@ fn words(effect: &Effect) -> String {
         Effect::Answer { worker, published, .. } => format!("answer {worker}: {published:?}"),
         Effect::RemoveStaging => "remove staging".into(),
         Effect::Release { worker } => format!("release {worker}"),
+        Effect::Expel { worker, why } => format!("expel {worker}: {why}"),
+        Effect::Dismiss { worker } => format!("dismiss {worker}"),
     }
 }
 
 fn check(script: &str, expected: Expect) {
     let mut parts = script.split(';').map(str::trim);
-    let workers = parts.next().unwrap().strip_prefix("submit ").unwrap().parse().unwrap();
+    // "submit 2", or "submit 1 2 3": at least 1, 2 to begin with, at most 3.
+    let numbers: Vec<u32> =
+        parts.next().unwrap().strip_prefix("submit ").unwrap().split(' ').map(|n| n.parse().unwrap()).collect();
+    let plan_of = match numbers[..] {
+        [least, workers, most] => elastic(least, workers, most),
+        _ => plan(numbers[0]),
+    };
     let mut now = Timestamp(1_000_000);
-    let mut run = Run::new(plan(workers), now);
+    let mut run = Run::new(plan_of, now);
     let mut seen = String::new();
     let mut feed = |line: &str, events: Vec<Event>, now: Timestamp| {
         let effects: Vec<_> = events.into_iter().flat_map(|event| run.on(now, event)).collect();

@@ -1,0 +1,389 @@
+//! Between two generations. Members of the old one say how far they are, or are given up; those who wait are let in; then everybody
+//! goes on from the newest state that somebody holds in memory, or, where nobody is left who does, from the newest checkpoint.
+
+use proto::{WorkerId, v1};
+
+use super::{
+    Departure, Effect, Holding, JobEnd, Notice, Order, Phase, RESUME_HINT, Run, Start, Verdict, resumable,
+    training::{Remains, Stopping, Training, lost},
+    warning,
+};
+use crate::clock::Timestamp;
+
+/// Generations in a row that may be lost without a step committed in between.
+const BARREN_AT_MOST: u32 = 5;
+
+/// As many in a row make a member suspect whom its peers lose though it lives: they cannot reach it.
+const ACCUSED_AT: u32 = 2;
+
+pub(super) struct Recovering {
+    /// Since when nothing trains.
+    pub since: Timestamp,
+    /// Absent: everyone stopped for the world to change.
+    pub cause: Option<Cause>,
+    /// Rank 0 of the generation that is over: its last reports may still be on their way.
+    pub spoke: Option<WorkerId>,
+    survivors: Vec<Survivor>,
+    joiners: Vec<WorkerId>,
+    /// The run cannot go on; what is held is saved, where something is.
+    giving_up: Option<v1::Failure>,
+    /// A member has failed in a way that no new generation would cure.
+    fatal: Option<v1::Failure>,
+}
+
+struct Survivor {
+    remains: Remains,
+    expelled: bool,
+}
+
+/// What ended a generation.
+#[derive(Clone, Debug)]
+pub(super) struct Cause {
+    pub worker: WorkerId,
+    pub why: String,
+    pub weight: Weight,
+}
+
+/// How much a cause explains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Weight {
+    /// A peer was seen to be gone: there must be a reason for that.
+    Consequence,
+    /// A session closed or fell silent.
+    Silence,
+    /// The process's own end.
+    Told,
+}
+
+impl Recovering {
+    /// Those of the old generation in rank order, then those to be let in.
+    pub fn workers(&self) -> impl Iterator<Item = WorkerId> + '_ {
+        self.survivors.iter().map(|survivor| survivor.remains.worker).chain(self.joiners.iter().copied())
+    }
+
+    pub fn world_to_be(&self, draining: &[(WorkerId, String)]) -> usize {
+        let stays = |worker: &WorkerId| !draining.iter().any(|(draining, _)| draining == worker);
+        self.workers().filter(stays).count()
+    }
+
+    /// Members of the old generation that have not let go of it.
+    pub fn at_work(&self) -> usize {
+        self.survivors.iter().filter(|survivor| !survivor.remains.said).count()
+    }
+
+    fn newest(&self) -> Option<Holding> {
+        self.survivors.iter().filter_map(|survivor| survivor.remains.holding).max()
+    }
+
+    fn survivor(&mut self, worker: WorkerId) -> Option<&mut Survivor> {
+        self.survivors.iter_mut().find(|survivor| survivor.remains.worker == worker)
+    }
+
+    /// The first cause stands, unless it was but a consequence, or the same worker's silence that is now explained.
+    fn learn(&mut self, cause: Cause) {
+        let replaces = match &self.cause {
+            None => true,
+            Some(known) => {
+                let was_consequence = known.weight == Weight::Consequence && cause.weight > Weight::Consequence;
+                was_consequence || (known.worker == cause.worker && cause.weight > known.weight)
+            }
+        };
+        if replaces {
+            self.cause = Some(cause);
+        }
+    }
+}
+
+impl Run {
+    fn recovering(&mut self) -> Option<&mut Recovering> {
+        match &mut self.phase {
+            Phase::Recovering(recovering) => Some(recovering),
+            _ => None,
+        }
+    }
+
+    /// Ends the generation at work. Without a cause everyone stops by themselves, at the same step.
+    pub(super) fn recover(&mut self, now: Timestamp, cause: Option<Cause>, effects: &mut Vec<Effect>) {
+        let generation = self.generation;
+        let Some(training) = self.training() else { return };
+        if cause.is_some() {
+            effects.extend(training.orders(generation, Order::Abort));
+        }
+        let joiners = std::mem::take(&mut training.joiners);
+        let spoke = training.workers().next();
+        let survivors = training.remains().into_iter().map(|remains| Survivor { remains, expelled: false }).collect();
+        if cause.is_some() {
+            self.barren += 1;
+        }
+        let giving_up = cause.as_ref().filter(|_| self.barren > BARREN_AT_MOST).map(|cause| {
+            let message = format!("{} generations in a row were lost before they got a step further", self.barren);
+            v1::Failure {
+                causes: vec![cause.why.clone()],
+                hint: "something kills the workers at this step: see their logs, then resume with `lockstep train \
+                       run.toml --resume`"
+                    .into(),
+                ..resumable(message)
+            }
+        });
+        self.phase =
+            Phase::Recovering(Box::new(Recovering { since: now, cause, spoke, survivors, joiners, giving_up, fatal: None }));
+        effects.push(self.record(now));
+        effects.push(self.standing_notice(now));
+        self.go_on_if_possible(now, effects);
+    }
+
+    pub(super) fn ended_recovering(
+        &mut self,
+        now: Timestamp,
+        worker: WorkerId,
+        step: u64,
+        end: JobEnd,
+        holding: Option<Holding>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let barren = self.barren;
+        let Some(recovering) = self.recovering() else { return };
+        let Some(survivor) = recovering.survivor(worker) else { return };
+        if survivor.remains.said {
+            return;
+        }
+        survivor.remains =
+            Remains { worker, step: survivor.remains.step.max(step), said: true, holding };
+        match end {
+            JobEnd::PeerLost { words, peer } => {
+                let why = format!("worker `{worker}` lost its peer at step {step}: {words}");
+                let accused = peer.filter(|peer| barren >= ACCUSED_AT && recovering.survivor(*peer).is_some());
+                recovering.learn(Cause { worker: peer.unwrap_or(worker), why, weight: Weight::Consequence });
+                if let Some(worker) = accused {
+                    let why = format!("its peers cannot reach it: {words}");
+                    effects.push(Effect::Expel { worker, why });
+                }
+            }
+            JobEnd::Failed(failure) => drop(recovering.fatal.get_or_insert(failure)),
+            JobEnd::Finished(_) | JobEnd::Ordered(_) => {}
+        }
+        self.go_on_if_possible(now, effects);
+    }
+
+    pub(super) fn left_recovering(
+        &mut self,
+        now: Timestamp,
+        worker: WorkerId,
+        cause: Departure,
+        effects: &mut Vec<Effect>,
+    ) {
+        let generation = self.generation;
+        self.draining.retain(|(draining, _)| *draining != worker);
+        let Some(recovering) = self.recovering() else { return };
+        let weight = if cause.told { Weight::Told } else { Weight::Silence };
+        let step = recovering.survivor(worker).map(|survivor| survivor.remains.step);
+        if let Some(step) = step {
+            recovering.survivors.retain(|survivor| survivor.remains.worker != worker);
+            effects.push(lost(worker, generation, step, &cause.why));
+            recovering.learn(Cause { worker, why: format!("worker `{worker}` left at step {step}: {}", cause.why), weight });
+        } else if recovering.joiners.contains(&worker) {
+            recovering.joiners.retain(|joiner| *joiner != worker);
+        } else if let Some(known) = recovering.cause.as_mut().filter(|known| known.worker == worker && weight > known.weight) {
+            // It had left already; now its end is explained.
+            known.why = format!("worker `{worker}` left: {}", cause.why);
+            known.weight = weight;
+            effects.push(lost(worker, generation, self.step, &cause.why));
+        }
+        effects.push(self.standing_notice(now));
+        self.go_on_if_possible(now, effects);
+    }
+
+    pub(super) fn joins_recovering(&mut self, now: Timestamp, worker: WorkerId, effects: &mut Vec<Effect>) {
+        if let Some(recovering) = self.recovering() {
+            recovering.joiners.push(worker);
+        }
+        effects.push(self.standing_notice(now));
+        self.go_on_if_possible(now, effects);
+    }
+
+    pub(super) fn stop_recovering(&mut self, now: Timestamp, at_once: bool, effects: &mut Vec<Effect>) {
+        if at_once {
+            let reason = format!("stopped at once on request, after step {}", self.step);
+            return self.end(now, Verdict::Stopped { reason }, effects);
+        }
+        if self.stopping.is_none() {
+            self.stopping = Some(Stopping { at_once: false, since: now, failure: None, hands_over: false });
+            effects.push(self.standing_notice(now));
+        }
+        self.go_on_if_possible(now, effects);
+    }
+
+    /// Seats the next generation as soon as that can be.
+    pub(super) fn go_on_if_possible(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let patience = self.plan.deadlines.let_go();
+        let Some(recovering) = self.recovering() else { return };
+        if recovering.at_work() > 0 {
+            if now.since(recovering.since) >= patience {
+                let hung = recovering.survivors.iter_mut().filter(|survivor| !survivor.remains.said && !survivor.expelled);
+                effects.extend(hung.map(|survivor| {
+                    survivor.expelled = true;
+                    let why = format!("hung: it did not let go of a generation that was over within {} s", patience.as_secs_f64());
+                    Effect::Expel { worker: survivor.remains.worker, why }
+                }));
+            }
+            return;
+        }
+        if self.stopping.as_ref().is_some_and(|stopping| stopping.at_once) {
+            let reason = format!("stopped at once on request, after step {}", self.step);
+            return self.end(now, Verdict::Stopped { reason }, effects);
+        }
+        if let Some(failure) = recovering.fatal.clone() {
+            if self.publishing.is_idle() {
+                self.end(now, Verdict::Failed(self.resumable_or_not(failure)), effects);
+            }
+            return;
+        }
+        self.let_go_of_the_draining(now, effects);
+        let Some(recovering) = self.recovering() else { return };
+        let newest = recovering.newest();
+        // What is being published may be what to go on from.
+        if newest.is_none() && !self.publishing.is_idle() {
+            return;
+        }
+        self.give_up_if_nobody_comes();
+        let Some(recovering) = self.recovering() else { return };
+        if let Some(failure) = recovering.giving_up.take() {
+            if newest.is_none() {
+                return self.end(now, Verdict::Failed(self.resumable_or_not(failure)), effects);
+            }
+            // Somebody holds a state: a generation that takes no step saves it.
+            self.stopping = Some(Stopping { at_once: false, since: now, failure: Some(failure), hands_over: false });
+        }
+        let stops = self.stopping.is_some();
+        let least = if stops { 1 } else { self.plan.least as usize };
+        let Some(recovering) = self.recovering() else { return };
+        let count = recovering.workers().count();
+        if stops && newest.is_none() {
+            let reason = format!("stopped on request at step {}", self.step);
+            let verdict = match self.stopping.take().and_then(|stopping| stopping.failure) {
+                Some(failure) => Verdict::Failed(self.resumable_or_not(failure)),
+                None => Verdict::Stopped { reason },
+            };
+            return self.end(now, verdict, effects);
+        }
+        if count >= least.max(1) {
+            self.seat_the_next(now, newest, effects);
+        }
+    }
+
+    /// Members that want to go, do so once others hold what they hold.
+    fn let_go_of_the_draining(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let draining: Vec<WorkerId> = self.draining.iter().map(|(worker, _)| *worker).collect();
+        let saved = self.last.as_ref().map(|last| last.step);
+        let Some(recovering) = self.recovering() else { return };
+        let goes = |worker: &WorkerId| draining.contains(worker);
+        if !recovering.workers().any(|worker| goes(&worker)) {
+            return;
+        }
+        let newest = recovering.newest();
+        let others_hold = recovering
+            .survivors
+            .iter()
+            .any(|survivor| survivor.remains.holding == newest && !goes(&survivor.remains.worker));
+        let safe = newest.is_none_or(|newest| others_hold || saved == Some(newest.step));
+        if safe {
+            let gone: Vec<WorkerId> = recovering.workers().filter(goes).collect();
+            recovering.survivors.retain(|survivor| !goes(&survivor.remains.worker));
+            recovering.joiners.retain(|worker| !goes(worker));
+            self.draining.retain(|(worker, _)| !gone.contains(worker));
+            effects.extend(gone.into_iter().map(|worker| Effect::Dismiss { worker }));
+        } else if recovering.workers().all(|worker| goes(&worker)) {
+            self.stopping.get_or_insert(Stopping { at_once: false, since: now, failure: None, hands_over: true });
+        }
+    }
+
+    fn give_up_if_nobody_comes(&mut self) {
+        let least = self.plan.least as usize;
+        let Some(alone) = self.alone.clone().filter(|_| self.stopping.is_none()) else { return };
+        let Some(recovering) = self.recovering() else { return };
+        if recovering.workers().count() >= least || recovering.giving_up.is_some() {
+            return;
+        }
+        let failure = match &recovering.cause {
+            Some(cause) => v1::Failure { causes: vec![alone], ..resumable(cause.why.clone()) },
+            None => resumable(alone),
+        };
+        recovering.giving_up = Some(failure);
+    }
+
+    fn resumable_or_not(&self, mut failure: v1::Failure) -> v1::Failure {
+        if failure.hint == RESUME_HINT && self.last.is_none() && self.resumed_at.is_none() {
+            failure.hint = "it had no checkpoint yet: start it again".into();
+        }
+        failure
+    }
+
+    fn seat_the_next(&mut self, now: Timestamp, newest: Option<Holding>, effects: &mut Vec<Effect>) {
+        let Some(recovering) = self.recovering() else { return };
+        let (since, lost_one) = (recovering.since, recovering.cause.is_some());
+        recovering.joiners.sort_unstable();
+        let mut places: Vec<(WorkerId, Option<Holding>)> =
+            recovering.survivors.iter().map(|survivor| (survivor.remains.worker, survivor.remains.holding)).collect();
+        // Rank 0 speaks for the run and writes its checkpoints: it held a state all along.
+        places.sort_by_key(|(_, holding)| holding.is_none());
+        places.extend(recovering.joiners.iter().map(|worker| (*worker, None)));
+        let members: Vec<WorkerId> = places.iter().map(|(worker, _)| *worker).collect();
+        let rank = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
+        let (start, first_step) = match newest {
+            Some(newest) => {
+                let holds = |place: &(WorkerId, Option<Holding>)| place.1 == Some(newest);
+                let source = rank(places.iter().position(holds).unwrap_or_default());
+                let lacking =
+                    places.iter().enumerate().filter(|(_, place)| !holds(place)).map(|(index, _)| rank(index)).collect();
+                (Start::Memory { source, lacking }, newest.step)
+            }
+            None => match &self.last {
+                Some(last) => (Start::Checkpoint(last.path.clone()), last.step),
+                None => (Start::Submitted, self.resumed_at.unwrap_or_default()),
+            },
+        };
+        if newest.is_none() && first_step < self.step {
+            effects.push(warning(format!(
+                "nobody who held the state of step {} is left: going on from step {first_step}, the newest that is on disk",
+                self.step
+            )));
+            self.step = first_step;
+            self.last_epoch = self.last_epoch.take().filter(|epoch| epoch.step <= first_step);
+        }
+        self.recoveries += u32::from(lost_one);
+        self.begin(now, members, start, first_step, now.since(since), effects);
+        let generation = self.generation;
+        if self.stopping.is_some() {
+            let orders = self.training().map(|training| training.orders(generation, Order::Stop));
+            effects.extend(orders.unwrap_or_default());
+        } else if self.members().iter().any(|worker| self.drains(*worker)) {
+            self.change_world(now, effects);
+        }
+    }
+
+    /// A generation begins.
+    pub(super) fn begin(
+        &mut self,
+        now: Timestamp,
+        members: Vec<WorkerId>,
+        start: Start,
+        first_step: u64,
+        stood: std::time::Duration,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.generation = self.generation.next();
+        self.step = self.step.max(first_step);
+        self.reported = self.reported.min(first_step);
+        self.phase = Phase::Training(Box::new(Training::new(&members, now, first_step)));
+        effects.push(self.record(now));
+        effects.push(Effect::Emit(Notice::Seated(v1::Seated {
+            generation: self.generation.0,
+            workers: members.iter().map(WorkerId::to_string).collect(),
+            first_step,
+            stood_seconds: stood.as_secs_f64(),
+        })));
+        effects.push(self.standing_notice(now));
+        let (generation, reported_step) = (self.generation, self.reported);
+        effects.push(Effect::Seat { generation, members, start, first_step, reported_step });
+    }
+}
