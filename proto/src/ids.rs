@@ -44,11 +44,26 @@ pub struct WorkerId {
     pub life: u32,
 }
 
+impl FromStr for WorkerId {
+    type Err = NotAWorkerId;
+
+    fn from_str(text: &str) -> Result<Self, NotAWorkerId> {
+        let numbers = text.strip_prefix('w').and_then(|numbers| numbers.split_once(':'));
+        let parsed = numbers.and_then(|(slot, life)| Some(Self { slot: slot.parse().ok()?, life: life.parse().ok()? }));
+        parsed.ok_or_else(|| NotAWorkerId(text.to_owned()))
+    }
+}
+
 impl fmt::Display for WorkerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "w{}:{}", self.slot, self.life)
     }
 }
+
+/// A string that names no worker.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not a worker: they look like `w2:1`, worker 2 in its first life")]
+pub struct NotAWorkerId(String);
 
 /// One membership of a run: grows whenever a member leaves or joins. A rank means nothing outside its generation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

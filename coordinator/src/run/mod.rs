@@ -310,6 +310,8 @@ pub struct Run {
     publishing: Publishing,
     progress: Option<v1::Progress>,
     last_epoch: Option<v1::EpochEnded>,
+    /// So many from the first on have been told.
+    epochs_told: u64,
     best_score: Option<f64>,
     best: Option<v1::Checkpoint>,
     last: Option<v1::Checkpoint>,
@@ -334,6 +336,7 @@ impl Run {
             publishing: Publishing::default(),
             progress: None,
             last_epoch: None,
+            epochs_told: 0,
             best_score: None,
             best: None,
             last: None,

@@ -42,12 +42,6 @@ impl Publishing {
 
 impl Run {
     pub(super) fn staged(&mut self, staged: Staged, effects: &mut Vec<Effect>) {
-        // The heir of a rank that died may stage what that one had staged already.
-        let published = self.last.as_ref().filter(|last| last.step == staged.checkpoint.step);
-        if let Some(path) = published.map(|last| last.path.clone()) {
-            self.answer(&staged, Some(path), effects);
-            return;
-        }
         self.publishing.staged.push_back(staged);
         if self.publishing.staged.len() > STAGED_AT_MOST
             && let Some(oldest) = self.publishing.staged.pop_front()
@@ -69,6 +63,12 @@ impl Run {
         let Some(staged) = self.publishing.staged.pop_front() else { return };
         let score = self.score(&staged.checkpoint);
         let better = score.is_some_and(|score| self.best_score.is_none_or(|best| score > best));
+        // The heir of a rank that died may stage what that one had staged already: only a better one is worth going back to.
+        let passed = self.last.as_ref().filter(|last| last.step >= staged.checkpoint.step && !better);
+        if let Some(path) = passed.map(|last| last.path.clone()) {
+            self.answer(&staged, Some(path), effects);
+            return self.publish_next(effects);
+        }
         // A resumed run may come by the best one's step again: it takes that one's place on disk.
         let same_step = self.best.as_ref().is_some_and(|best| best.step == staged.checkpoint.step);
         let best = better || same_step;
@@ -109,7 +109,9 @@ impl Run {
                     self.best_score = score;
                     self.best = Some(checkpoint.clone());
                 }
-                self.last = Some(checkpoint.clone());
+                if self.last.as_ref().is_none_or(|last| last.step <= checkpoint.step) {
+                    self.last = Some(checkpoint.clone());
+                }
                 effects.push(Effect::Persist(Record::Checkpoint(checkpoint.clone())));
                 effects.extend(publication.pruned.into_iter().map(|step| Effect::Persist(Record::Pruned { step })));
                 effects.push(self.record(now));

@@ -25,6 +25,8 @@ pub(super) struct Recovering {
     pub spoke: Option<WorkerId>,
     survivors: Vec<Survivor>,
     joiners: Vec<WorkerId>,
+    /// Whom members say they cannot reach.
+    accused: Vec<WorkerId>,
     /// The run cannot go on; what is held is saved, where something is.
     giving_up: Option<v1::Failure>,
     /// A member has failed in a way that no new generation would cure.
@@ -40,8 +42,20 @@ struct Survivor {
 #[derive(Clone, Debug)]
 pub(super) struct Cause {
     pub worker: WorkerId,
+    /// Its step.
+    pub step: u64,
     pub why: String,
     pub weight: Weight,
+}
+
+impl Cause {
+    pub fn words(&self) -> String {
+        let Self { worker, step, why, weight } = self;
+        match weight {
+            Weight::Consequence => format!("worker `{worker}` is out of its peers' reach at step {step}: {why}"),
+            Weight::Silence | Weight::Told => format!("worker `{worker}` left at step {step}: {why}"),
+        }
+    }
 }
 
 /// How much a cause explains.
@@ -69,6 +83,18 @@ impl Recovering {
     /// Members of the old generation that have not let go of it.
     pub fn at_work(&self) -> usize {
         self.survivors.iter().filter(|survivor| !survivor.remains.said).count()
+    }
+
+    /// Whom most members cannot reach though it lives; of several the last in rank. Asked once everybody has said how it ended, it
+    /// is taken out by whoever asks.
+    fn out_of_reach(&mut self) -> Option<WorkerId> {
+        let accusers = |worker: WorkerId| self.accused.iter().filter(|accused| **accused == worker).count();
+        let here = self.survivors.iter_mut().filter(|survivor| !survivor.expelled);
+        let most = here.filter(|survivor| accusers(survivor.remains.worker) > 0).max_by_key(|s| accusers(s.remains.worker))?;
+        most.expelled = true;
+        let worker = most.remains.worker;
+        self.accused.clear();
+        Some(worker)
     }
 
     fn newest(&self) -> Option<Holding> {
@@ -109,16 +135,19 @@ impl Run {
         if cause.is_some() {
             effects.extend(training.orders(generation, Order::Abort));
         }
+        let accused = cause.iter().filter(|cause| cause.weight == Weight::Consequence).map(|cause| cause.worker).collect();
         let joiners = std::mem::take(&mut training.joiners);
         let spoke = training.workers().next();
         let survivors = training.remains().into_iter().map(|remains| Survivor { remains, expelled: false }).collect();
         if cause.is_some() {
             self.barren += 1;
         }
+        // Whether to save for a handover is looked at anew: by then there may be somebody to hand over to.
+        self.stopping = self.stopping.take().filter(|stopping| !stopping.hands_over);
         let giving_up = cause.as_ref().filter(|_| self.barren > BARREN_AT_MOST).map(|cause| {
             let message = format!("{} generations in a row were lost before they got a step further", self.barren);
             v1::Failure {
-                causes: vec![cause.why.clone()],
+                causes: vec![cause.words()],
                 hint: "something kills the workers at this step: see their logs, then resume with `lockstep train \
                        run.toml --resume`"
                     .into(),
@@ -126,10 +155,9 @@ impl Run {
             }
         });
         self.phase =
-            Phase::Recovering(Box::new(Recovering { since: now, cause, spoke, survivors, joiners, giving_up, fatal: None }));
+            Phase::Recovering(Box::new(Recovering { since: now, cause, spoke, survivors, joiners, accused, giving_up, fatal: None }));
         effects.push(self.record(now));
-        effects.push(self.standing_notice(now));
-        self.go_on_if_possible(now, effects);
+        self.go_on_or_say(now, effects);
     }
 
     pub(super) fn ended_recovering(
@@ -141,7 +169,6 @@ impl Run {
         holding: Option<Holding>,
         effects: &mut Vec<Effect>,
     ) {
-        let barren = self.barren;
         let Some(recovering) = self.recovering() else { return };
         let Some(survivor) = recovering.survivor(worker) else { return };
         if survivor.remains.said {
@@ -151,13 +178,8 @@ impl Run {
             Remains { worker, step: survivor.remains.step.max(step), said: true, holding };
         match end {
             JobEnd::PeerLost { words, peer } => {
-                let why = format!("worker `{worker}` lost its peer at step {step}: {words}");
-                let accused = peer.filter(|peer| barren >= ACCUSED_AT && recovering.survivor(*peer).is_some());
-                recovering.learn(Cause { worker: peer.unwrap_or(worker), why, weight: Weight::Consequence });
-                if let Some(worker) = accused {
-                    let why = format!("its peers cannot reach it: {words}");
-                    effects.push(Effect::Expel { worker, why });
-                }
+                recovering.accused.extend(peer);
+                recovering.learn(Cause { worker: peer.unwrap_or(worker), step, why: words, weight: Weight::Consequence });
             }
             JobEnd::Failed(failure) => drop(recovering.fatal.get_or_insert(failure)),
             JobEnd::Finished(_) | JobEnd::Ordered(_) => {}
@@ -180,25 +202,22 @@ impl Run {
         if let Some(step) = step {
             recovering.survivors.retain(|survivor| survivor.remains.worker != worker);
             effects.push(lost(worker, generation, step, &cause.why));
-            recovering.learn(Cause { worker, why: format!("worker `{worker}` left at step {step}: {}", cause.why), weight });
+            recovering.learn(Cause { worker, step, why: cause.why, weight });
         } else if recovering.joiners.contains(&worker) {
             recovering.joiners.retain(|joiner| *joiner != worker);
         } else if let Some(known) = recovering.cause.as_mut().filter(|known| known.worker == worker && weight > known.weight) {
             // It had left already; now its end is explained.
-            known.why = format!("worker `{worker}` left: {}", cause.why);
-            known.weight = weight;
-            effects.push(lost(worker, generation, self.step, &cause.why));
+            effects.push(lost(worker, generation, known.step, &cause.why));
+            (known.why, known.weight) = (cause.why, weight);
         }
-        effects.push(self.standing_notice(now));
-        self.go_on_if_possible(now, effects);
+        self.go_on_or_say(now, effects);
     }
 
     pub(super) fn joins_recovering(&mut self, now: Timestamp, worker: WorkerId, effects: &mut Vec<Effect>) {
         if let Some(recovering) = self.recovering() {
             recovering.joiners.push(worker);
         }
-        effects.push(self.standing_notice(now));
-        self.go_on_if_possible(now, effects);
+        self.go_on_or_say(now, effects);
     }
 
     pub(super) fn stop_recovering(&mut self, now: Timestamp, at_once: bool, effects: &mut Vec<Effect>) {
@@ -208,9 +227,16 @@ impl Run {
         }
         if self.stopping.is_none() {
             self.stopping = Some(Stopping { at_once: false, since: now, failure: None, hands_over: false });
+        }
+        self.go_on_or_say(now, effects);
+    }
+
+    /// Says why, where it cannot be yet.
+    fn go_on_or_say(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        self.go_on_if_possible(now, effects);
+        if let Phase::Recovering(_) = self.phase {
             effects.push(self.standing_notice(now));
         }
-        self.go_on_if_possible(now, effects);
     }
 
     /// Seats the next generation as soon as that can be.
@@ -232,11 +258,17 @@ impl Run {
             let reason = format!("stopped at once on request, after step {}", self.step);
             return self.end(now, Verdict::Stopped { reason }, effects);
         }
-        if let Some(failure) = recovering.fatal.clone() {
+        if let Some(failure) = self.recovering().and_then(|recovering| recovering.fatal.clone()) {
             if self.publishing.is_idle() {
                 self.end(now, Verdict::Failed(self.resumable_or_not(failure)), effects);
             }
             return;
+        }
+        if self.barren >= ACCUSED_AT
+            && let Some(worker) = self.recovering().and_then(Recovering::out_of_reach)
+        {
+            let why = "its peers cannot reach it".to_owned();
+            return effects.push(Effect::Expel { worker, why });
         }
         self.let_go_of_the_draining(now, effects);
         let Some(recovering) = self.recovering() else { return };
@@ -305,7 +337,7 @@ impl Run {
             return;
         }
         let failure = match &recovering.cause {
-            Some(cause) => v1::Failure { causes: vec![alone], ..resumable(cause.why.clone()) },
+            Some(cause) => v1::Failure { causes: vec![alone], ..resumable(cause.words()) },
             None => resumable(alone),
         };
         recovering.giving_up = Some(failure);
@@ -319,9 +351,14 @@ impl Run {
     }
 
     fn seat_the_next(&mut self, now: Timestamp, newest: Option<Holding>, effects: &mut Vec<Effect>) {
+        let most = self.plan.most as usize;
         let Some(recovering) = self.recovering() else { return };
         let (since, lost_one) = (recovering.since, recovering.cause.is_some());
         recovering.joiners.sort_unstable();
+        // Who hands over takes a place for a little longer: one who waits for it waits on.
+        let room = most.saturating_sub(recovering.survivors.len());
+        let later = recovering.joiners.split_off(room.min(recovering.joiners.len()));
+        effects.extend(later.into_iter().map(|worker| Effect::Release { worker }));
         let mut places: Vec<(WorkerId, Option<Holding>)> =
             recovering.survivors.iter().map(|survivor| (survivor.remains.worker, survivor.remains.holding)).collect();
         // Rank 0 speaks for the run and writes its checkpoints: it held a state all along.
@@ -348,7 +385,10 @@ impl Run {
                 self.step
             )));
             self.step = first_step;
-            self.last_epoch = self.last_epoch.take().filter(|epoch| epoch.step <= first_step);
+            // Epochs past it will be told again; all are of one length.
+            if let Some(epoch) = self.last_epoch.take_if(|epoch| epoch.step > first_step) {
+                self.epochs_told = first_step * (epoch.epoch + 1) / epoch.step.max(1);
+            }
         }
         self.recoveries += u32::from(lost_one);
         self.begin(now, members, start, first_step, now.since(since), effects);

@@ -55,6 +55,12 @@ impl Run {
         if training.all_ended() {
             return format!("publishing the last checkpoint, at step {}", self.step);
         }
+        if training.yielding {
+            let joining: Vec<_> = training.joiners.iter().map(ToString::to_string).collect();
+            let who = if joining.is_empty() { "a member".to_owned() } else { format!("`{}`", joining.join("`, `")) };
+            let what = if joining.is_empty() { "let go" } else { "let in" };
+            return format!("training: step {}; {who} is {what} after the next one", self.step);
+        }
         match &self.progress {
             Some(progress) => {
                 let epochs = progress.epochs.max(self.plan.epochs);
@@ -75,7 +81,7 @@ impl Run {
     fn recovering_words(&self, recovering: &Recovering, now: Timestamp) -> String {
         let since = seconds(now.since(recovering.since));
         let cause = match &recovering.cause {
-            Some(cause) => cause.why.clone(),
+            Some(cause) => cause.words(),
             None => format!("the world changes at step {}", self.step),
         };
         let (at_work, here) = (recovering.at_work(), recovering.world_to_be(&self.draining));
@@ -87,7 +93,10 @@ impl Run {
         if here < least {
             return format!("recovering: {cause}; waiting for {} of {least} workers, {since}", least - here);
         }
-        format!("recovering: {cause}; waiting for a checkpoint to be published, {since}")
+        if !self.publishing.is_idle() {
+            return format!("recovering: {cause}; waiting for a checkpoint to be published, {since}");
+        }
+        format!("recovering: {cause}; seating {here} workers, {since}")
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) struct Training {
     pub joiners: Vec<WorkerId>,
     pub seated: Timestamp,
     /// Everyone was asked to stop after the same step, so that the world can change.
-    yielding: bool,
+    pub yielding: bool,
     pub ending: Option<Ending>,
 }
 
@@ -37,6 +37,8 @@ struct Member {
     waiting: bool,
     system: SystemWindow,
     end: Option<MemberEnd>,
+    /// Its process or its session, and with it what it held.
+    gone: bool,
 }
 
 struct MemberEnd {
@@ -89,6 +91,7 @@ impl Training {
                 waiting: false,
                 system: SystemWindow::new(seated),
                 end: None,
+                gone: false,
             })
             .collect();
         Self { members, joiners: Vec::new(), seated, yielding: false, ending: None }
@@ -136,7 +139,7 @@ impl Training {
 
     /// Of those who have not left.
     pub fn remains(&self) -> Vec<Remains> {
-        let here = self.members.iter().filter(|member| member.end.as_ref().is_none_or(|end| end.how != How::Left));
+        let here = self.members.iter().filter(|member| !member.gone);
         here.map(|member| Remains {
             worker: member.worker,
             step: member.step,
@@ -182,8 +185,8 @@ impl Run {
             }
             Report::Epoch(epoch) => {
                 self.reached(now, worker, epoch.step);
-                let newer = self.last_epoch.as_ref().is_none_or(|last| last.epoch < epoch.epoch);
-                if self.speaks(worker) && newer {
+                if self.speaks(worker) && epoch.epoch >= self.epochs_told {
+                    self.epochs_told = epoch.epoch + 1;
                     self.step = self.step.max(epoch.step);
                     self.last_epoch = Some(epoch.clone());
                     effects.push(self.record(now));
@@ -262,7 +265,8 @@ impl Run {
             JobEnd::PeerLost { words, peer } => {
                 consequence = Some(Cause {
                     worker: peer.unwrap_or(worker),
-                    why: format!("worker `{worker}` lost its peer at step {step}: {words}"),
+                    step,
+                    why: words,
                     weight: Weight::Consequence,
                 });
                 How::Broken
@@ -305,13 +309,13 @@ impl Run {
         let first_has_ended = !training.may_be_writing();
         let is_first = training.rank(worker) == Some(0);
         let Some(member) = training.member(worker) else { return };
+        member.gone = true;
         // Who has said how its job ended may go.
         if member.end.is_some() {
             return;
         }
         let step = member.step;
         member.end = Some(MemberEnd { how: How::Left, holding: None });
-        let why = format!("worker `{worker}` left at step {step}: {}", cause.why);
         effects.push(lost(worker, generation, step, &cause.why));
         let weight = if cause.told { Weight::Told } else { Weight::Silence };
         // Rank 0's word is that all is done and saved.
@@ -319,7 +323,7 @@ impl Run {
         if at_once || failing || all_is_saved {
             self.conclude_if_due(now, effects);
         } else {
-            self.recover(now, Some(Cause { worker, why, weight }), effects);
+            self.recover(now, Some(Cause { worker, step, why: cause.why, weight }), effects);
         }
     }
 
@@ -436,7 +440,8 @@ impl Run {
                 }
                 (Some(reason), _) if !stopped => Verdict::Succeeded { reason: format!("{reason}, step {step}") },
                 (_, Some(Stopping { failure: Some(failure), .. })) => Verdict::Failed(failure.clone()),
-                (_, Some(Stopping { hands_over: true, .. })) => return self.handed_over(now, effects),
+                // What the members that are to go have saved is what others go on from.
+                (_, Some(Stopping { hands_over: true, .. })) => return self.recover(now, None, effects),
                 _ => Verdict::Stopped { reason: format!("stopped on request at step {step}") },
             })
         } else {
@@ -445,12 +450,6 @@ impl Run {
         if let Some(verdict) = verdict {
             self.end(now, verdict, effects);
         }
-    }
-
-    /// What the members that are to go have saved is what others go on from.
-    fn handed_over(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        self.stopping = None;
-        self.recover(now, None, effects);
     }
 }
 

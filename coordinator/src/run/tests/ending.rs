@@ -5,10 +5,10 @@ use expect_test::expect;
 use super::check;
 
 #[test]
-fn a_lost_worker_ends_the_run_and_its_exit_explains_its_silence() {
+fn a_lost_worker_that_nobody_replaces_ends_the_run_and_its_exit_explains_its_silence() {
     check(
         "submit 2; prepare; join w1 w2; stage 100 0.5; published 100; step 123; ended w2 peerlost w1; lose w1 session closed; \
-         exit w1 killed by signal 9",
+         exit w1 killed by signal 9; alone w1 was given up after 10 restarts; stage 123 0.4 w2 @g2; ended w2 stopped @g2; published 123",
         expect![[r#"
             > submit
               persist run g0
@@ -30,21 +30,41 @@ fn a_lost_worker_ends_the_run_and_its_exit_explains_its_silence() {
               persist run g1
               tell checkpoint 100 best
               answer w1:1: Some("step-100")
+              answer w2:1: Some("step-100")
               = training: 2 workers seated, no step reported yet, 0 s
             > step 123
               tell step 123
               = training: epoch 3 of 20, step 123
             > ended w2 peerlost w1
               order Abort w1:1 g1
-              says: failing: worker `w2:1` lost its peer `w1:1` at step 123; 1 of 2 workers still at work, 0 s
-            > lose w1 session closed
-              = failing: worker `w1:1` left at step 123: session closed; 0 of 2 workers still at work, 0 s
-            > exit w1 killed by signal 9
               persist run g1
+              says: recovering: worker `w1:1` is out of its peers' reach at step 123: `w1:1`; 1 member still to let go, 0 s
+            > lose w1 session closed
+              tell lost w1:1 of g1 at 123: session closed
+              says: recovering: worker `w1:1` left at step 123: session closed; waiting for 1 of 2 workers, 0 s
+            > exit w1 killed by signal 9
+              tell lost w1:1 of g1 at 123: killed by signal 9
+              says: recovering: worker `w1:1` left at step 123: killed by signal 9; waiting for 1 of 2 workers, 0 s
+            > alone w1 was given up after 10 restarts
+              persist run g2
+              tell seated g2
+              says: failing: worker `w1:1` left at step 123: killed by signal 9; saving step 123
+              seat g2: w2:1 from memory (rank 0) at 123, reported 123
+              order Stop w2:1 g2
+            > stage 123 0.4 w2 @g2
+              publish 123
+              = failing: worker `w1:1` left at step 123: killed by signal 9; saving step 123
+            > ended w2 stopped @g2
+              = failing: worker `w1:1` left at step 123: killed by signal 9; saving step 123
+            > published 123
+              persist checkpoint 123
+              persist run g2
+              tell checkpoint 123
+              answer w2:1: Some("step-123")
+              persist run g2
               says: failed: worker `w1:1` left at step 123: killed by signal 9
-              tell ended Failed; hint: resume with `lockstep train run.toml --resume`; last 100; best 100
+              tell ended Failed; cause: w1 was given up after 10 restarts; hint: resume with `lockstep train run.toml --resume`; last 123; best 100
               remove staging
-              release w1:1
               release w2:1
         "#]],
     );
@@ -53,7 +73,7 @@ fn a_lost_worker_ends_the_run_and_its_exit_explains_its_silence() {
 #[test]
 fn silence_is_the_cause_where_nothing_explains_it() {
     check(
-        "submit 2; prepare; join w1 w2; step 9; lose w1 no heartbeat for 5 s; wait 2s; wait 1s",
+        "submit 2; prepare; join w1 w2; step 9; lose w1 no heartbeat for 5 s; ended w2 aborted at 9; alone nobody else comes; ended w2 stopped at 9 @g2",
         expect![[r#"
             > submit
               persist run g0
@@ -71,16 +91,23 @@ fn silence_is_the_cause_where_nothing_explains_it() {
               tell step 9
               = training: epoch 3 of 20, step 9
             > lose w1 no heartbeat for 5 s
+              tell lost w1:1 of g1 at 9: no heartbeat for 5 s
               order Abort w2:1 g1
-              says: failing: worker `w1:1` left at step 9: no heartbeat for 5 s; 1 of 2 workers still at work, 0 s
-            > wait 2s
-              = failing: worker `w1:1` left at step 9: no heartbeat for 5 s; 1 of 2 workers still at work, 2 s
-            > wait 1s
               persist run g1
+              says: recovering: worker `w1:1` left at step 9: no heartbeat for 5 s; 1 member still to let go, 0 s
+            > ended w2 aborted at 9
+              = recovering: worker `w1:1` left at step 9: no heartbeat for 5 s; waiting for 1 of 2 workers, 0 s
+            > alone nobody else comes
+              persist run g2
+              tell seated g2
+              says: failing: worker `w1:1` left at step 9: no heartbeat for 5 s; saving step 9
+              seat g2: w2:1 from memory (rank 0) at 9, reported 9
+              order Stop w2:1 g2
+            > ended w2 stopped at 9 @g2
+              persist run g2
               says: failed: worker `w1:1` left at step 9: no heartbeat for 5 s
-              tell ended Failed; hint: it had no checkpoint yet: start it again
+              tell ended Failed; cause: nobody else comes; hint: resume with `lockstep train run.toml --resume`
               remove staging
-              release w1:1
               release w2:1
         "#]],
     );
@@ -160,6 +187,7 @@ fn a_stop_waits_for_the_checkpoint() {
               persist run g1
               tell checkpoint 123 best
               answer w1:1: Some("step-123")
+              answer w2:1: Some("step-123")
               persist run g1
               says: stopped on request at step 123
               tell ended Stopped; last 123; best 123
@@ -316,84 +344,5 @@ fn a_run_whose_last_checkpoint_is_lost_has_not_succeeded() {
               remove staging
               release w1:1
         "#]],
-    );
-}
-
-#[test]
-fn a_rank_0_that_lives_may_finish_its_checkpoint_before_its_folder_goes() {
-    check(
-        "submit 2; prepare; join w1 w2; step 9; exit w2 killed by signal 9; wait 5s; stage 9 0.5; published 9; \
-         ended w1 peerlost w2",
-        expect![[r#"
-            > submit
-              persist run g0
-              says: waiting for 2 of 2 workers, 0 s
-              prepare
-            > prepare
-              says: waiting for 2 of 2 workers, 0 s
-            > join w1 w2
-              says: waiting for 1 of 2 workers, 0 s
-              persist run g1
-              tell seated g1
-              says: training: 2 workers seated, no step reported yet, 0 s
-              seat g1: w1:1 w2:1
-            > step 9
-              tell step 9
-              = training: epoch 3 of 20, step 9
-            > exit w2 killed by signal 9
-              order Abort w1:1 g1
-              says: failing: worker `w2:1` left at step 0: killed by signal 9; 1 of 2 workers still at work, 0 s
-            > wait 5s
-              = failing: worker `w2:1` left at step 0: killed by signal 9; 1 of 2 workers still at work, 5 s
-            > stage 9 0.5
-              publish 9 as best
-              = failing: worker `w2:1` left at step 0: killed by signal 9; 1 of 2 workers still at work, 5 s
-            > published 9
-              persist checkpoint 9
-              persist run g1
-              tell checkpoint 9 best
-              answer w1:1: Some("step-9")
-              = failing: worker `w2:1` left at step 0: killed by signal 9; 1 of 2 workers still at work, 5 s
-            > ended w1 peerlost w2
-              persist run g1
-              says: failed: worker `w2:1` left at step 0: killed by signal 9
-              tell ended Failed; hint: resume with `lockstep train run.toml --resume`; last 9; best 9
-              remove staging
-              release w1:1
-              release w2:1
-        "#]],
-    );
-}
-
-#[test]
-fn a_rank_0_that_hangs_is_not_waited_for_for_ever() {
-    check(
-        "submit 2; prepare; join w1 w2; exit w2 killed by signal 9; wait 9s; wait 1s",
-        expect![[r#"
-        > submit
-          persist run g0
-          says: waiting for 2 of 2 workers, 0 s
-          prepare
-        > prepare
-          says: waiting for 2 of 2 workers, 0 s
-        > join w1 w2
-          says: waiting for 1 of 2 workers, 0 s
-          persist run g1
-          tell seated g1
-          says: training: 2 workers seated, no step reported yet, 0 s
-          seat g1: w1:1 w2:1
-        > exit w2 killed by signal 9
-          order Abort w1:1 g1
-          says: failing: worker `w2:1` left at step 0: killed by signal 9; 1 of 2 workers still at work, 0 s
-        > wait 9s
-          = failing: worker `w2:1` left at step 0: killed by signal 9; 1 of 2 workers still at work, 9 s
-        > wait 1s
-          persist run g1
-          says: failed: worker `w2:1` left at step 0: killed by signal 9
-          tell ended Failed; hint: it had no checkpoint yet: start it again
-          remove staging
-          release w1:1
-          release w2:1
-    "#]],
     );
 }

@@ -91,7 +91,9 @@ fn event(words: &str, now: &mut Timestamp) -> Vec<Event> {
             report(first, Report::Epoch(epoch))
         }
         "stage" => {
-            report(first, Report::Staged(staged(rest[0].parse().unwrap(), rest.get(1).map(|v| v.parse().unwrap()))))
+            let from = rest.iter().find(|word| word.starts_with('w')).map_or(first, |word| worker(word));
+            let ndcg = rest.get(1).and_then(|value| value.parse().ok());
+            report(from, Report::Staged(staged(rest[0].parse().unwrap(), ndcg)))
         }
         "published" => {
             let staged = staged(rest[0].parse().unwrap(), None);

@@ -42,6 +42,7 @@ fn all_are_seated_at_once_and_finish() {
               persist run g1
               tell checkpoint 400 best
               answer w1:1: Some("step-400")
+              answer w2:1: Some("step-400")
               persist run g1
               says: finished: all 20 epochs, step 400
               tell ended Succeeded; last 400; best 400
@@ -223,7 +224,7 @@ fn a_resumed_run_that_does_not_improve_reports_the_best_it_had() {
               persist run g1
               tell seated g1
               says: training: 1 worker seated, no step reported yet, 0 s
-              seat g1: w1:1
+              seat g1: w1:1 at 100, reported 100
             > stage 110 0.5
               publish 110
               = training: 1 worker seated, no step reported yet, 0 s
@@ -248,27 +249,27 @@ fn a_checkpoint_in_the_place_of_the_best_one_is_the_best() {
     check(
         "submit 1; resume 100 150 0.9; join w1; stage 150 0.9; published 150",
         expect![[r#"
-        > submit
-          persist run g0
-          says: waiting for 1 of 1 workers, 0 s
-          prepare
-        > resume 100 150 0.9
-          says: waiting for 1 of 1 workers, 0 s
-        > join w1
-          persist run g1
-          tell seated g1
-          says: training: 1 worker seated, no step reported yet, 0 s
-          seat g1: w1:1
-        > stage 150 0.9
-          publish 150 as best
-          = training: 1 worker seated, no step reported yet, 0 s
-        > published 150
-          persist checkpoint 150
-          persist run g1
-          tell checkpoint 150 best
-          answer w1:1: Some("step-150")
-          = training: 1 worker seated, no step reported yet, 0 s
-    "#]],
+            > submit
+              persist run g0
+              says: waiting for 1 of 1 workers, 0 s
+              prepare
+            > resume 100 150 0.9
+              says: waiting for 1 of 1 workers, 0 s
+            > join w1
+              persist run g1
+              tell seated g1
+              says: training: 1 worker seated, no step reported yet, 0 s
+              seat g1: w1:1 at 100, reported 100
+            > stage 150 0.9
+              publish 150 as best
+              = training: 1 worker seated, no step reported yet, 0 s
+            > published 150
+              persist checkpoint 150
+              persist run g1
+              tell checkpoint 150 best
+              answer w1:1: Some("step-150")
+              = training: 1 worker seated, no step reported yet, 0 s
+        "#]],
     );
 }
 
