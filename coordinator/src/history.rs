@@ -8,12 +8,12 @@ use crate::{
     checkpoints::RunFolder,
     clock::Timestamp,
     journal::{Entry, Journal, JournalError},
-    run::RESUME_HINT,
+    run::{RESUME_HINT, Restored},
 };
 
 /// Progress is announced before it is durable, so that numbers past the last durable one may have been seen: the ones that follow keep
 /// clear of them, or a watcher that comes back would take new events for old ones.
-const CLEAR_OF: u64 = 1_000_000;
+pub const CLEAR_OF: u64 = 1_000_000;
 
 /// What closes the runs that were live when the process died.
 #[derive(Default)]
@@ -24,21 +24,28 @@ pub struct Closing(Vec<Entry>);
 pub struct History(BTreeMap<String, v1::RunStatus>);
 
 impl History {
-    /// Reads the journal. Runs that were live when the process died are closed as interrupted, in the journal too. Blocking.
-    pub fn load(journal: &Journal, now: Timestamp) -> Result<Self, JournalError> {
+    /// Reads the journal. Runs that were live when the process died are taken up again if `go_on`, else closed as interrupted, in the
+    /// journal too. Blocking.
+    pub fn load(journal: &Journal, now: Timestamp, go_on: bool) -> Result<(Self, Vec<Restored>), JournalError> {
         let mut closing = Closing::default();
-        let history = Self::read(journal, now, &mut closing)?;
+        let mut history = Self::read(journal, now, &mut closing, go_on)?;
         if !closing.0.is_empty() {
             journal.commit(&closing.0, true)?;
         }
-        Ok(history)
+        let live: Vec<String> =
+            history.all().filter(|run| run.ended_unix_micros == 0).map(|run| run.run_id.clone()).collect();
+        let live: Vec<_> = live.into_iter().filter_map(|run| history.0.remove(&run)).collect();
+        let restored = live.into_iter().map(|run| restored(journal, run)).collect::<Result<_, _>>()?;
+        Ok((history, restored))
     }
 
     /// The same, but for what it has to write.
-    pub fn read(journal: &Journal, now: Timestamp, closing: &mut Closing) -> Result<Self, JournalError> {
+    pub fn read(journal: &Journal, now: Timestamp, closing: &mut Closing, go_on: bool) -> Result<Self, JournalError> {
         let mut history = Self::default();
         for mut status in journal.runs()? {
-            if status.ended_unix_micros == 0 {
+            // A document that this version does not understand any more cannot be gone on with.
+            let goes_on = go_on && proto::spec::parse(&status.spec_toml, &[]).is_ok();
+            if status.ended_unix_micros == 0 && !goes_on {
                 let sequence = journal.last_sequence(&status.run_id)?;
                 let last = journal.checkpoints(&status.run_id)?.pop();
                 closing.0.extend(interrupt(&mut status, sequence, last, now));
@@ -60,6 +67,15 @@ impl History {
     pub fn all(&self) -> impl Iterator<Item = &v1::RunStatus> {
         self.0.values()
     }
+}
+
+/// What is durable of a run that was live.
+fn restored(journal: &Journal, status: v1::RunStatus) -> Result<Restored, JournalError> {
+    let last = journal.checkpoints(&status.run_id)?.pop();
+    let (progress, reported, epoch) = journal.told(&status.run_id)?;
+    let epochs_told = epoch.as_ref().map_or(0, |epoch| epoch.epoch + 1);
+    let status = v1::RunStatus { progress, last_epoch: epoch, ..status };
+    Ok(Restored { sequence: journal.last_sequence(&status.run_id)?, status, last, reported, epochs_told })
 }
 
 /// Failed, not stopped: nobody asked for it.
@@ -123,7 +139,7 @@ mod tests {
         let hint = |history: &History, run: &str| history.get(run).unwrap().failure.clone().unwrap().hint;
 
         journal.commit(&entries("r-1"), true).unwrap();
-        let history = History::load(&journal, Timestamp(1)).unwrap();
+        let history = History::load(&journal, Timestamp(1), false).unwrap().0;
         assert_eq!(hint(&history, "r-1"), "submit it again: it had no checkpoint yet");
         let numbers: Vec<_> = journal.events("r-1", 7, 9).unwrap().iter().map(|event| event.sequence).collect();
         assert_eq!(numbers, [1_000_007, 1_000_008]);
@@ -131,7 +147,7 @@ mod tests {
         // Resumed from this one, it had none of its own yet.
         std::fs::create_dir_all(dir.path().join("baseline/step-00000100")).unwrap();
         journal.commit(&entries("r-2"), true).unwrap();
-        let history = History::load(&journal, Timestamp(2)).unwrap();
+        let history = History::load(&journal, Timestamp(2), false).unwrap().0;
         assert_eq!(hint(&history, "r-2"), RESUME_HINT);
     }
 }

@@ -300,6 +300,30 @@ impl Journal {
         rows.take(limit).map(|row| decode(row?.1.value())).collect()
     }
 
+    /// How far a run is told: its newest progress that no later generation has voided, up to which step that holds, and the newest end
+    /// of an epoch.
+    pub fn told(&self, run: &str) -> Result<(Option<v1::Progress>, u64, Option<v1::EpochEnded>), JournalError> {
+        let table = self.database()?.begin_read()?.open_table(EVENTS)?;
+        let (mut progress, mut epoch, mut reported) = (None, None, 0);
+        let mut void_past = u64::MAX;
+        for row in table.range((run, 0)..=(run, u64::MAX))?.rev() {
+            let event: v1::RunEvent = decode(row?.1.value())?;
+            match event.event {
+                Some(run_event::Event::Progress(found)) if progress.is_none() => {
+                    reported = found.step.min(void_past);
+                    progress = Some(found);
+                }
+                Some(run_event::Event::Epoch(found)) if found.step <= void_past => drop(epoch.get_or_insert(found)),
+                Some(run_event::Event::Seated(seated)) => void_past = void_past.min(seated.first_step),
+                _ => {}
+            }
+            if progress.is_some() && epoch.is_some() {
+                break;
+            }
+        }
+        Ok((progress, reported, epoch))
+    }
+
     /// The number of the newest event; 0 where there is none.
     pub fn last_sequence(&self, run: &str) -> Result<u64, JournalError> {
         let table = self.database()?.begin_read()?.open_table(EVENTS)?;

@@ -182,7 +182,8 @@ impl Handle {
 }
 
 impl Coordinator {
-    /// Listens before it returns. Runs that an earlier life of this state folder left unfinished are listed as interrupted.
+    /// Listens before it returns. Runs that an earlier life of this state folder left unfinished are taken up again: their workers trained
+    /// on and will find this one. Those whose workers it started itself are listed as interrupted.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.deadlines.check()?;
         let listener = listen(config.listen).await?;
@@ -195,11 +196,12 @@ impl Coordinator {
         let clock = Clock::start();
         let opening = tokio::task::spawn_blocking(move || {
             let journal = Journal::open(&folder)?;
-            let history = History::load(&journal, clock.now())?;
-            Ok::<_, JournalError>((journal, history))
+            // Workers that this process starts end with it: nobody is left to go on.
+            let (history, restored) = History::load(&journal, clock.now(), !config.own_workers)?;
+            Ok::<_, JournalError>((journal, history, restored))
         });
         let opened = opening.await.map_err(|error| StartError::StateFolder(io::Error::other(error)))?;
-        let (journal, history) = opened?;
+        let (journal, history, restored) = opened?;
 
         let mut tasks = JoinSet::new();
         let mut archive = JoinSet::new();
@@ -221,7 +223,7 @@ impl Coordinator {
             build_manifest: config.build_manifest,
             own_workers: config.own_workers,
             deadlines: config.deadlines,
-            state: DriverState::default(),
+            state: DriverState::restoring(restored),
         };
         core.spawn(driver.drive(calls, config.deadlines.tick()));
 

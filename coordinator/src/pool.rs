@@ -113,11 +113,40 @@ impl Pool {
         self.lives.insert(id.slot, id.life);
         let worker = Worker { about, outbox, _hang_up: hang_up, state: State::Idle, step: 0, step_seconds: 0.0, heard: now };
         self.workers.insert(id, worker);
-        let heartbeat_millis = u64::try_from(self.deadlines.heartbeat.as_millis()).unwrap_or(u64::MAX);
-        let welcome = v1::Welcome { worker: id.to_string(), heartbeat_millis, carry_on: false };
+        let heartbeat_millis = self.heartbeat_millis();
+        let welcome = v1::Welcome { worker: id.to_string(), heartbeat_millis, ..v1::Welcome::default() };
         // Its queue is empty: there is room.
         let _ = self.send(id, coordinator_message::Message::Welcome(welcome));
         Ok((id, former))
+    }
+
+    /// Takes in a worker that has kept its seat while its coordinator was away.
+    pub fn rejoin(
+        &mut self,
+        now: Timestamp,
+        about: v1::Join,
+        outbox: Outbox,
+        hang_up: oneshot::Sender<()>,
+        place: Place,
+        [reported_step, epochs_told]: [u64; 2],
+    ) -> WorkerId {
+        let id = WorkerId { slot: about.slot, life: about.life };
+        let newest = self.lives.entry(id.slot).or_default();
+        *newest = id.life.max(*newest);
+        let step = about.holding.as_ref().map_or(0, |holding| holding.step);
+        let state = State::Seated(place);
+        let worker = Worker { about, outbox, _hang_up: hang_up, state, step, step_seconds: 0.0, heard: now };
+        self.workers.insert(id, worker);
+        let heartbeat_millis = self.heartbeat_millis();
+        let welcome =
+            v1::Welcome { worker: id.to_string(), heartbeat_millis, carry_on: true, reported_step, epochs_told };
+        // Its queue is empty: there is room.
+        let _ = self.send(id, coordinator_message::Message::Welcome(welcome));
+        id
+    }
+
+    fn heartbeat_millis(&self) -> u64 {
+        u64::try_from(self.deadlines.heartbeat.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Queues a message, or says why this worker cannot be reached any more.

@@ -29,23 +29,30 @@ pub struct Preparation {
     pub claim: Arc<Claim>,
 }
 
+/// `again`: the run has begun, and its coordinator was away.
 pub fn prepare(
     run: &RunId,
     spec: &RunSpec,
     resume_from: &str,
     best_by: Option<&str>,
     build: &BuildManifest,
+    again: bool,
 ) -> Result<Preparation, v1::Failure> {
     let Manifests { train, validation, judgments } = manifests(spec, build)?;
     // What a resumed run began with is in its checkpoint; the one it came from may be gone by now.
     let start = spec.model.start_from.as_ref().filter(|_| resume_from.is_empty());
-    let start = start.map(|from| resolve_start(spec, from, Some(&train))).transpose().map_err(refused)?;
+    let start = match start.map(|from| resolve_start(spec, from, Some(&train))).transpose() {
+        Err(_) if again => None,
+        start => start.map_err(refused)?,
+    };
     let resume = match resume_from {
         "" => None,
+        // The run has passed it: gone by now, it is not missed.
+        what if again => resolve_resume(spec, what, Some(&train)).ok(),
         what => Some(resolve_resume(spec, what, Some(&train)).map_err(refused)?),
     };
     let claim = Arc::new(Claim::take(RunFolder::of(spec), run).map_err(refused)?);
-    if resume.is_none() {
+    if resume.is_none() && !again {
         // Looked at before it was taken, at the submission; now for good.
         claim.folder.refuse_if_taken(&spec.name).map_err(|error| {
             let _ = claim.remove_staging();

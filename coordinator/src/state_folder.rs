@@ -21,7 +21,7 @@ impl StateFolder {
     /// Runs that were live when their coordinator died are read as interrupted.
     pub fn open(folder: &Path) -> Result<Self, JournalError> {
         let journal = Journal::open_to_read(folder)?;
-        let history = History::read(&journal, Clock::start().now(), &mut Closing::default())?;
+        let history = History::read(&journal, Clock::start().now(), &mut Closing::default(), false)?;
         Ok(Self { journal, history })
     }
 

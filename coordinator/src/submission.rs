@@ -45,6 +45,17 @@ impl Submission {
         Ok(Self { spec, spec_toml, resume_from, origin: None })
     }
 
+    /// One that was accepted by an earlier life of the coordinator: what it checked then is not checked again.
+    pub fn again(status: &v1::RunStatus) -> Option<Self> {
+        let spec = proto::spec::parse(&status.spec_toml, &[]).ok()?;
+        Some(Self {
+            spec,
+            spec_toml: status.spec_toml.clone(),
+            resume_from: status.resume_from.clone(),
+            origin: status.origin.clone(),
+        })
+    }
+
     pub fn plan(&self, id: RunId, deadlines: Deadlines) -> Plan {
         Plan {
             id,
@@ -58,6 +69,7 @@ impl Submission {
             join_timeout: self.spec.cluster.join_timeout,
             origin: self.origin.clone(),
             best_by: self.spec.best_by(),
+            resume_from: self.resume_from.clone(),
         }
     }
 }

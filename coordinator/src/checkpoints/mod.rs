@@ -118,7 +118,8 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Makes the folder, takes it, removes what crashed runs left half-written, and makes room for staging.
+    /// Makes the folder, takes it, removes what crashed runs left half-written, and makes room for staging. What the run itself has
+    /// staged stays: its workers may have gone on while its coordinator was away.
     pub fn take(folder: RunFolder, run: &RunId) -> Result<Self, CheckpointError> {
         let unwritable = |error: io::Error| {
             CheckpointError::new(
@@ -139,13 +140,13 @@ impl Claim {
             }
             std::thread::sleep(LOOK_AGAIN);
         };
+        let staging = folder.staging(run);
         for entry in fs::read_dir(&folder.0).map_err(unwritable)?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(STAGING) {
+            if entry.file_name().to_string_lossy().starts_with(STAGING) && entry.path() != staging {
                 fs::remove_dir_all(entry.path()).map_err(unwritable)?;
             }
         }
-        let staging = folder.staging(run);
-        fs::create_dir(&staging).map_err(unwritable)?;
+        fs::create_dir_all(&staging).map_err(unwritable)?;
         Ok(Self { folder, staging, _lock: lock })
     }
 

@@ -10,23 +10,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proto::{Deadlines, RunId, WorkerId, v1};
+use proto::{Deadlines, Generation, RunId, WorkerId, v1};
 use tokio::{
-    sync::{broadcast, mpsc},
+    sync::{broadcast, mpsc, oneshot},
     time::MissedTickBehavior,
 };
 
 use crate::{
     archive::Archive,
     clock::{Clock, Timestamp},
-    history::History,
+    history::{CLEAR_OF, History},
     inbox::{Call, Inbox, Reply},
     journal::{Entry, Journal},
     nursery::Nursery,
-    pool::Pool,
+    pool::{Outbox, Place, Pool},
     preparation::{BuildManifest, Preparation},
     refusal::{Refusal, RefusalKind},
-    run::{Departure, Event, Order, Report, Run},
+    run::{Departure, Event, Order, Report, Restored, Run},
     submission::Submission,
     tracking::{self, Tracker},
 };
@@ -58,6 +58,8 @@ pub struct Driver {
 /// What the driver makes itself.
 #[derive(Default)]
 pub struct DriverState {
+    /// Runs to be taken up again before anything else is done.
+    restored: Vec<Restored>,
     /// By id, which is by the order of submission.
     live: BTreeMap<RunId, Live>,
     out: Vec<Outgoing>,
@@ -68,16 +70,27 @@ pub struct DriverState {
     newest_event: u64,
 }
 
+impl DriverState {
+    pub fn restoring(restored: Vec<Restored>) -> Self {
+        Self { restored, ..Self::default() }
+    }
+}
+
 struct Live {
     run: Run,
     submission: Submission,
     preparation: Option<Preparation>,
     sequence: u64,
+    /// It has begun in a former life of this coordinator.
+    again: bool,
 }
 
 impl Driver {
     /// Until it is told to shut down, or has to give up: then it says why.
     pub async fn drive(mut self, mut inbox: mpsc::Receiver<Call>, tick: Duration) -> Option<v1::Failure> {
+        for kept in std::mem::take(&mut self.state.restored) {
+            self.restore(kept);
+        }
         let mut ticks = tokio::time::interval(tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut calls = Vec::with_capacity(TOGETHER);
@@ -134,6 +147,9 @@ impl Driver {
                 self.reply(reply, Ok(workers));
             }
             Call::Join { about, outbox, hang_up, reply } => {
+                if let Some((run, place)) = self.seat_kept(&about) {
+                    return self.returned(run, place, about, outbox, hang_up, reply);
+                }
                 let joined = self.pool.join(self.clock.now(), about.clone(), outbox, hang_up);
                 self.joined(&about, joined, reply);
             }
@@ -199,7 +215,7 @@ impl Driver {
             self.state.out.push(Outgoing::Record(Entry::Tracking { run: id.to_string(), tracking: record }));
             self.tracker.begin(&id.to_string(), tracking);
         }
-        self.state.live.insert(id.clone(), Live { run, submission, preparation: None, sequence: 0 });
+        self.state.live.insert(id.clone(), Live { run, submission, preparation: None, sequence: 0, again: false });
         self.feed(&id, Event::Submitted);
         self.reply(reply, Ok(id));
     }
@@ -247,6 +263,49 @@ impl Driver {
                 self.reply(reply, Err(refusal));
             }
         }
+    }
+
+    /// The seat that a worker says it holds, if the run still counts on it.
+    fn seat_kept(&self, about: &v1::Join) -> Option<(RunId, Place)> {
+        let holding = about.holding.as_ref().filter(|_| about.version == proto::VERSION)?;
+        let run: RunId = holding.run_id.parse().ok()?;
+        let generation = Generation(holding.generation);
+        let worker = WorkerId { slot: about.slot, life: about.life };
+        let live = self.state.live.get(&run).filter(|live| live.run.awaits(worker, generation))?;
+        let members = live.run.members();
+        let rank = members.iter().position(|member| *member == worker)?;
+        let [rank, world] = [rank, members.len()].map(|number| u32::try_from(number).unwrap_or(u32::MAX));
+        Some((run.clone(), Place { run, generation, rank, world }))
+    }
+
+    fn returned(
+        &mut self,
+        run: RunId,
+        place: Place,
+        about: v1::Join,
+        outbox: Outbox,
+        hang_up: oneshot::Sender<()>,
+        reply: Reply<WorkerId>,
+    ) {
+        let step = about.holding.as_ref().map_or(0, |holding| holding.step);
+        let told = self.state.live.get(&run).map_or((0, 0), |live| live.run.told());
+        let worker = self.pool.rejoin(self.clock.now(), about, outbox, hang_up, place, told.into());
+        tracing::info!(%worker, %run, step, "worker is back in its seat");
+        self.feed(&run, Event::Returned { worker, step });
+        self.reply(reply, Ok(worker));
+    }
+
+    /// Takes up a run that was live when this coordinator's former life ended.
+    fn restore(&mut self, kept: Restored) {
+        let Ok(id) = kept.status.run_id.parse::<RunId>() else { return };
+        let Some(submission) = Submission::again(&kept.status) else { return };
+        tracing::info!(run = %id, step = kept.reported, "run is taken up again");
+        let sequence = kept.sequence + CLEAR_OF;
+        let run = Run::restored(submission.plan(id.clone(), self.deadlines), self.clock.now(), kept);
+        self.state.last_id = self.state.last_id.max(run.created_millis());
+        let live = Live { run, submission, preparation: None, sequence, again: true };
+        self.state.live.insert(id.clone(), live);
+        self.feed(&id, Event::Restored);
     }
 
     /// A session is over, whatever the process does.

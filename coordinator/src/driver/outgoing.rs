@@ -15,7 +15,7 @@ use crate::{
     inbox::Call,
     journal::{Entry, JournalError},
     preparation,
-    run::{Effect, Event, Notice, Record, Staged},
+    run::{Departure, Effect, Event, Notice, Record, Staged},
 };
 
 /// How long progress may stay off the disk.
@@ -170,7 +170,9 @@ impl Driver {
                 self.pool.release(self.clock.now(), worker);
                 self.send(worker, coordinator_message::Message::Release(v1::Release { run_id: run.to_string() }));
             }
-            Effect::Expel { worker, why } => self.lose(worker, why),
+            Effect::Expel { worker, why } if self.pool.about(worker).is_some() => self.lose(worker, why),
+            // One that never came back has no session to end.
+            Effect::Expel { worker, why } => self.feed(run, Event::Left { worker, cause: Departure { why, told: false } }),
             Effect::Dismiss { worker } => self.dismiss(worker),
         }
     }
@@ -187,10 +189,11 @@ impl Driver {
         let (inbox, build) = (self.inbox.clone(), Arc::clone(&self.build_manifest));
         let (id, spec, resume_from) = (run.clone(), live.submission.spec.clone(), live.submission.resume_from.clone());
         let best_by = live.run.plan().best_by.clone();
+        let again = live.again;
         let started = self.nursery.spawn(async move {
             let run = id.clone();
             let prepared = tokio::task::spawn_blocking(move || {
-                preparation::prepare(&id, &spec, &resume_from, best_by.as_deref(), &*build)
+                preparation::prepare(&id, &spec, &resume_from, best_by.as_deref(), &*build, again)
             })
             .await;
             let outcome = match prepared {

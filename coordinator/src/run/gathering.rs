@@ -47,7 +47,12 @@ impl Run {
     }
 
     pub(super) fn prepared(&mut self, now: Timestamp, prepared: Prepared, effects: &mut Vec<Effect>) {
-        let Some(gathering) = self.gathering() else { return };
+        self.prepared = Ok(true);
+        let Some(gathering) = self.gathering() else {
+            // The coordinator was away meanwhile: the run is where its members are.
+            self.resumed_at = prepared.resumed_at;
+            return self.go_on_if_possible(now, effects);
+        };
         gathering.prepared = true;
         self.dataset_hash = prepared.dataset_hash;
         self.step = prepared.resumed_at.unwrap_or_default();

@@ -39,11 +39,19 @@ pub struct Plan {
     /// The metric whose highest value makes a checkpoint the best one; absent: the lowest training loss does.
     pub best_by: Option<String>,
     pub origin: Option<v1::Origin>,
+    pub resume_from: String,
 }
 
 #[derive(Clone, Debug)]
 pub enum Event {
     Submitted,
+    /// The coordinator is back, and has read the run from its journal.
+    Restored,
+    /// A member has found the coordinator again, still in its seat.
+    Returned {
+        worker: WorkerId,
+        step: u64,
+    },
     /// An earlier run comes first (or no longer does): until then nobody is late.
     Queued {
         behind: Option<RunId>,
@@ -99,6 +107,18 @@ pub struct Prepared {
     pub best: Option<v1::Checkpoint>,
     pub best_score: Option<f64>,
     pub warnings: Vec<String>,
+}
+
+/// What a journal keeps of a run that was live.
+#[derive(Clone, Debug, Default)]
+pub struct Restored {
+    pub status: v1::RunStatus,
+    pub last: Option<v1::Checkpoint>,
+    /// The newest step whose progress is durable, and how many epochs are.
+    pub reported: u64,
+    pub epochs_told: u64,
+    /// Of the newest event.
+    pub sequence: u64,
 }
 
 /// Why a worker left, and how much that says.
@@ -308,6 +328,8 @@ pub struct Run {
     draining: Vec<(WorkerId, String)>,
     stopping: Option<Stopping>,
     publishing: Publishing,
+    /// Manifests are built; a coordinator that came back has to build them anew, and may find that it cannot.
+    prepared: Result<bool, v1::Failure>,
     progress: Option<v1::Progress>,
     last_epoch: Option<v1::EpochEnded>,
     /// So many from the first on have been told.
@@ -334,6 +356,7 @@ impl Run {
             draining: Vec::new(),
             stopping: None,
             publishing: Publishing::default(),
+            prepared: Ok(false),
             progress: None,
             last_epoch: None,
             epochs_told: 0,
@@ -344,6 +367,54 @@ impl Run {
         }
     }
 
+    /// As a journal has it. What its members have done meanwhile they will say.
+    pub fn restored(plan: Plan, now: Timestamp, kept: Restored) -> Self {
+        let Restored { status, last, reported, epochs_told, .. } = kept;
+        let members: Vec<WorkerId> = status.members.iter().filter_map(|member| member.parse().ok()).collect();
+        let mut run = Self::new(plan, Timestamp(status.created_unix_micros));
+        run.generation = Generation(status.generation);
+        run.dataset_hash = status.dataset_hash;
+        run.step = status.step.max(reported);
+        run.reported = reported;
+        run.recoveries = status.recoveries;
+        run.progress = status.progress;
+        run.last_epoch = status.last_epoch;
+        run.epochs_told = epochs_told;
+        let stopping = Stopping { at_once: false, since: now, failure: None, hands_over: false };
+        run.stopping = status.stopping.then_some(stopping);
+        run.best_score = status.best.as_ref().and_then(|best| run.score(best));
+        run.best = status.best;
+        run.last = last;
+        run.phase = match v1::Phase::try_from(status.phase) {
+            Ok(v1::Phase::Training) => Phase::Training(Box::new(Training::away(&members, now, run.step))),
+            Ok(v1::Phase::Recovering) => Phase::Recovering(Box::new(Recovering::away(&members, now, run.step))),
+            _ => Phase::Gathering(Gathering::new(now)),
+        };
+        run
+    }
+
+    /// Whether a worker that says that it holds a seat of that generation still does.
+    pub fn awaits(&self, worker: WorkerId, generation: Generation) -> bool {
+        self.is_away(worker) && generation == self.generation
+    }
+
+    fn is_away(&self, worker: WorkerId) -> bool {
+        match &self.phase {
+            Phase::Training(training) => training.is_away(worker),
+            Phase::Recovering(recovering) => recovering.is_away(worker),
+            Phase::Gathering(_) | Phase::Ended { .. } => false,
+        }
+    }
+
+    pub fn created_millis(&self) -> u64 {
+        self.created.unix_micros() / 1000
+    }
+
+    /// Progress that is known, and so many epochs.
+    pub fn told(&self) -> (u64, u64) {
+        (self.reported, self.epochs_told)
+    }
+
     /// Deterministic: the same history gives the same effects. What follows a `Persist` leaves only once that record is durable.
     pub fn on(&mut self, now: Timestamp, event: Event) -> Vec<Effect> {
         if self.fences_off(&event) {
@@ -351,10 +422,14 @@ impl Run {
         }
         let mut effects = Vec::new();
         match event {
-            Event::Submitted => self.submitted(now, &mut effects),
+            Event::Submitted | Event::Restored => self.submitted(now, &mut effects),
+            Event::Returned { worker, step } if matches!(self.phase, Phase::Recovering(_)) => {
+                self.returned_recovering(worker, step, &mut effects);
+            }
+            Event::Returned { worker, step } => self.returned(now, worker, step, &mut effects),
             Event::Queued { behind } => self.queued(now, behind, &mut effects),
             Event::Prepared(prepared) => self.prepared(now, prepared, &mut effects),
-            Event::Refused(failure) => self.end(now, Verdict::Failed(failure), &mut effects),
+            Event::Refused(failure) => self.refused(now, failure, &mut effects),
             Event::Offered { worker } => self.offered(now, worker, &mut effects),
             Event::TurnedAway { why, nobody_else_will_come } => {
                 self.turned_away(now, why, nobody_else_will_come, &mut effects);
@@ -378,13 +453,16 @@ impl Run {
             (Phase::Ended { .. }, _) => true,
             (Phase::Gathering(_), Event::Report { .. } | Event::Published { .. }) => true,
             (Phase::Gathering(_), _) => false,
+            // Said to a coordinator that is no more: it will be said again.
+            (_, Event::Report { worker, .. }) if self.is_away(*worker) => true,
             // What was staged was committed before: it counts, whichever generation its author has got to.
             (_, Event::Report { worker, report: Report::Staged(_), .. }) => !self.members().contains(worker),
             (_, Event::Report { worker, generation, .. }) => {
                 *generation != self.generation || !self.members().contains(worker)
             }
             (_, Event::Published { staged, .. }) => !self.publishing.is_of(staged),
-            (_, Event::Submitted | Event::Prepared(_) | Event::Refused(_)) => true,
+            (_, Event::Submitted) => true,
+            (_, Event::Prepared(_) | Event::Refused(_)) => self.prepared != Ok(false),
             _ => false,
         }
     }
@@ -395,10 +473,21 @@ impl Run {
         effects.push(Effect::Prepare);
     }
 
+    fn refused(&mut self, now: Timestamp, failure: v1::Failure, effects: &mut Vec<Effect>) {
+        if self.is_gathering() {
+            return self.end(now, Verdict::Failed(failure), effects);
+        }
+        // It trains, and needs nothing for that. It will if it loses somebody.
+        effects.push(warning(format!("{}: the run trains on, and ends where it loses a member", failure.message)));
+        self.prepared = Err(failure);
+        self.go_on_if_possible(now, effects);
+    }
+
     fn tick(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         match &self.phase {
             Phase::Gathering(_) => self.give_up_if_late(now, effects),
             Phase::Training(_) => {
+                self.miss_the_absent(now, effects);
                 self.find_stuck(now, effects);
                 self.conclude_if_due(now, effects);
             }
@@ -547,6 +636,15 @@ impl Run {
         }
     }
 
+    /// In rank order.
+    fn seated(&self) -> Vec<WorkerId> {
+        match &self.phase {
+            Phase::Training(training) => training.workers().collect(),
+            Phase::Recovering(recovering) => recovering.survivors().collect(),
+            Phase::Gathering(_) | Phase::Ended { .. } => Vec::new(),
+        }
+    }
+
     /// All but what only the pool knows about its workers.
     pub fn status(&self, now: Timestamp) -> v1::RunStatus {
         let standing = self.standing(now);
@@ -575,9 +673,11 @@ impl Run {
             tracking: None,
             min_workers: self.plan.least,
             max_workers: self.plan.most,
-            members: self.members().iter().map(WorkerId::to_string).collect(),
+            members: self.seated().iter().map(WorkerId::to_string).collect(),
             step: self.step,
             recoveries: self.recoveries,
+            resume_from: self.plan.resume_from.clone(),
+            stopping: self.stopping.as_ref().is_some_and(|stopping| !stopping.hands_over && stopping.failure.is_none()),
         }
     }
 

@@ -77,7 +77,7 @@ impl Run {
     }
 
     /// Higher is better. A checkpoint between validations carries the older metrics, so equal is not better.
-    fn score(&self, checkpoint: &v1::Checkpoint) -> Option<f64> {
+    pub(super) fn score(&self, checkpoint: &v1::Checkpoint) -> Option<f64> {
         let score = match &self.plan.best_by {
             Some(name) => {
                 let metrics = checkpoint.metrics.iter().map(|metric| (metric.name.as_str(), metric.value));

@@ -49,9 +49,16 @@ pub(super) struct Cause {
 }
 
 impl Cause {
+    /// As a member saw it.
+    pub fn of_a_lost_peer(by: WorkerId, step: u64, words: String, peer: Option<WorkerId>) -> Self {
+        let weight = if peer.is_some() { Weight::Consequence } else { Weight::GaveUp };
+        Self { worker: peer.unwrap_or(by), step, why: words, weight }
+    }
+
     pub fn words(&self) -> String {
         let Self { worker, step, why, weight } = self;
         match weight {
+            Weight::GaveUp => format!("worker `{worker}` gave its generation up at step {step}: {why}"),
             Weight::Consequence => format!("worker `{worker}` is out of its peers' reach at step {step}: {why}"),
             Weight::Silence | Weight::Told => format!("worker `{worker}` left at step {step}: {why}"),
         }
@@ -61,6 +68,8 @@ impl Cause {
 /// How much a cause explains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Weight {
+    /// A member gave up, and does not say for whom.
+    GaveUp,
     /// A peer was seen to be gone: there must be a reason for that.
     Consequence,
     /// A session closed or fell silent.
@@ -70,9 +79,31 @@ pub(super) enum Weight {
 }
 
 impl Recovering {
+    /// A coordinator that came back finds it so: members of a generation that is over, not heard of yet.
+    pub fn away(members: &[WorkerId], since: Timestamp, step: u64) -> Self {
+        let survivors = members.iter().map(|&worker| Survivor {
+            remains: Remains { worker, step, said: false, holding: None, away: true },
+            expelled: false,
+        });
+        Self {
+            since,
+            cause: None,
+            spoke: members.first().copied(),
+            survivors: survivors.collect(),
+            joiners: Vec::new(),
+            accused: Vec::new(),
+            giving_up: None,
+            fatal: None,
+        }
+    }
+
     /// Those of the old generation in rank order, then those to be let in.
     pub fn workers(&self) -> impl Iterator<Item = WorkerId> + '_ {
         self.survivors.iter().map(|survivor| survivor.remains.worker).chain(self.joiners.iter().copied())
+    }
+
+    pub fn survivors(&self) -> impl Iterator<Item = WorkerId> + '_ {
+        self.survivors.iter().map(|survivor| survivor.remains.worker)
     }
 
     pub fn world_to_be(&self, draining: &[(WorkerId, String)]) -> usize {
@@ -101,6 +132,10 @@ impl Recovering {
         self.survivors.iter().filter_map(|survivor| survivor.remains.holding).max()
     }
 
+    pub fn is_away(&self, worker: WorkerId) -> bool {
+        self.survivors.iter().any(|survivor| survivor.remains.worker == worker && survivor.remains.away)
+    }
+
     fn survivor(&mut self, worker: WorkerId) -> Option<&mut Survivor> {
         self.survivors.iter_mut().find(|survivor| survivor.remains.worker == worker)
     }
@@ -110,7 +145,7 @@ impl Recovering {
         let replaces = match &self.cause {
             None => true,
             Some(known) => {
-                let was_consequence = known.weight == Weight::Consequence && cause.weight > Weight::Consequence;
+                let was_consequence = known.weight <= Weight::Consequence && cause.weight > known.weight;
                 was_consequence || (known.worker == cause.worker && cause.weight > known.weight)
             }
         };
@@ -175,16 +210,25 @@ impl Run {
             return;
         }
         survivor.remains =
-            Remains { worker, step: survivor.remains.step.max(step), said: true, holding };
+            Remains { worker, step: survivor.remains.step.max(step), said: true, holding, away: false };
         match end {
             JobEnd::PeerLost { words, peer } => {
                 recovering.accused.extend(peer);
-                recovering.learn(Cause { worker: peer.unwrap_or(worker), step, why: words, weight: Weight::Consequence });
+                recovering.learn(Cause::of_a_lost_peer(worker, step, words, peer));
             }
             JobEnd::Failed(failure) => drop(recovering.fatal.get_or_insert(failure)),
             JobEnd::Finished(_) | JobEnd::Ordered(_) => {}
         }
         self.go_on_if_possible(now, effects);
+    }
+
+    pub(super) fn returned_recovering(&mut self, worker: WorkerId, step: u64, effects: &mut Vec<Effect>) {
+        let generation = self.generation;
+        let Some(survivor) = self.recovering().and_then(|recovering| recovering.survivor(worker)) else { return };
+        survivor.remains.away = false;
+        survivor.remains.step = survivor.remains.step.max(step);
+        // What was ordered while it was away did not reach it.
+        effects.push(Effect::Order { worker, generation, order: Order::Abort });
     }
 
     pub(super) fn left_recovering(
@@ -269,6 +313,14 @@ impl Run {
         {
             let why = "its peers cannot reach it".to_owned();
             return effects.push(Effect::Expel { worker, why });
+        }
+        match &self.prepared {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(failure) => {
+                let failure = failure.clone();
+                return self.end(now, Verdict::Failed(failure), effects);
+            }
         }
         self.let_go_of_the_draining(now, effects);
         let Some(recovering) = self.recovering() else { return };

@@ -55,6 +55,11 @@ impl Run {
         if training.all_ended() {
             return format!("publishing the last checkpoint, at step {}", self.step);
         }
+        let absent = training.absent();
+        if absent > 0 {
+            let (world, since) = (training.world(), seconds(now.since(training.seated)));
+            return format!("training, as far as is known: {absent} of {world} members not heard of since the coordinator came back, {since}");
+        }
         if training.yielding {
             let joining: Vec<_> = training.joiners.iter().map(ToString::to_string).collect();
             let who = if joining.is_empty() { "a member".to_owned() } else { format!("`{}`", joining.join("`, `")) };
@@ -92,6 +97,9 @@ impl Run {
         }
         if here < least {
             return format!("recovering: {cause}; waiting for {} of {least} workers, {since}", least - here);
+        }
+        if self.prepared == Ok(false) {
+            return format!("recovering: {cause}; reading the dataset again, {since}");
         }
         if !self.publishing.is_idle() {
             return format!("recovering: {cause}; waiting for a checkpoint to be published, {since}");

@@ -26,6 +26,8 @@ pub(super) struct Training {
     pub seated: Timestamp,
     /// Everyone was asked to stop after the same step, so that the world can change.
     pub yielding: bool,
+    /// The coordinator was away in the middle of it: orders may have been obeyed that it does not know of.
+    restored: bool,
     pub ending: Option<Ending>,
 }
 
@@ -39,6 +41,8 @@ struct Member {
     end: Option<MemberEnd>,
     /// Its process or its session, and with it what it held.
     gone: bool,
+    /// The coordinator was away, and has not heard of it since.
+    away: bool,
 }
 
 struct MemberEnd {
@@ -78,6 +82,7 @@ pub(super) struct Remains {
     /// Whether it has said how it ended, and what it holds.
     pub said: bool,
     pub holding: Option<Holding>,
+    pub away: bool,
 }
 
 impl Training {
@@ -92,9 +97,27 @@ impl Training {
                 system: SystemWindow::new(seated),
                 end: None,
                 gone: false,
+                away: false,
             })
             .collect();
-        Self { members, joiners: Vec::new(), seated, yielding: false, ending: None }
+        Self { members, joiners: Vec::new(), seated, yielding: false, restored: false, ending: None }
+    }
+
+    /// At work, as far as anybody knows.
+    pub fn away(members: &[WorkerId], now: Timestamp, step: u64) -> Self {
+        let mut training = Self::new(members, now, step);
+        training.members.iter_mut().for_each(|member| member.away = true);
+        training.restored = true;
+        training
+    }
+
+    pub fn is_away(&self, worker: WorkerId) -> bool {
+        self.members.iter().any(|member| member.worker == worker && member.away)
+    }
+
+    /// How many have not been heard of since the coordinator came back.
+    pub fn absent(&self) -> usize {
+        self.members.iter().filter(|member| member.away).count()
     }
 
     pub fn rank(&self, worker: WorkerId) -> Option<usize> {
@@ -145,6 +168,7 @@ impl Training {
             step: member.step,
             said: member.end.is_some(),
             holding: member.end.as_ref().and_then(|end| end.holding),
+            away: member.away,
         })
         .collect()
     }
@@ -239,6 +263,7 @@ impl Run {
         let at_once = self.stopping.as_ref().is_some_and(|stopping| stopping.at_once);
         let Some(training) = self.training() else { return };
         let (world, yielding, failing) = (training.world(), training.yielding, training.ending.is_some());
+        let restored = training.restored;
         let Some(member) = training.member(worker) else { return };
         if member.end.is_some() {
             return;
@@ -251,7 +276,9 @@ impl Run {
         let how = match end {
             JobEnd::Finished(reason) => How::Finished(reason),
             JobEnd::Ordered(Order::Stop) if asked => How::Stopped,
-            JobEnd::Ordered(Order::Yield) if yielding => How::Yielded,
+            // To save for a handover of which the coordinator that came back knows nothing.
+            JobEnd::Ordered(Order::Stop) if restored => How::Yielded,
+            JobEnd::Ordered(Order::Yield) if yielding || restored => How::Yielded,
             JobEnd::Ordered(_) if asked || failing => How::Broken,
             JobEnd::Ordered(order) => {
                 let message = format!("worker `{worker}` ended at step {step} by an order ({order:?}) that nobody gave");
@@ -263,12 +290,7 @@ impl Run {
                 How::Broken
             }
             JobEnd::PeerLost { words, peer } => {
-                consequence = Some(Cause {
-                    worker: peer.unwrap_or(worker),
-                    step,
-                    why: words,
-                    weight: Weight::Consequence,
-                });
+                consequence = Some(Cause::of_a_lost_peer(worker, step, words, peer));
                 How::Broken
             }
         };
@@ -365,6 +387,30 @@ impl Run {
         effects.push(self.standing_notice(now));
     }
 
+    pub(super) fn returned(&mut self, now: Timestamp, worker: WorkerId, step: u64, effects: &mut Vec<Effect>) {
+        let Some(member) = self.training().and_then(|training| training.member(worker)) else { return };
+        (member.away, member.moved, member.step) = (false, now, member.step.max(step));
+        let generation = self.generation;
+        if self.stopping.is_some() {
+            effects.push(Effect::Order { worker, generation, order: Order::Stop });
+        }
+        effects.push(self.standing_notice(now));
+    }
+
+    /// Members that have not found a coordinator again that came back are gone.
+    pub(super) fn miss_the_absent(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let patience = self.plan.deadlines.reattach();
+        let Some(training) = self.training() else { return };
+        if now.since(training.seated) < patience {
+            return;
+        }
+        let absent: Vec<WorkerId> = training.members.iter().filter(|member| member.away).map(|m| m.worker).collect();
+        for worker in absent {
+            let why = format!("it did not find the coordinator again within {} s", patience.as_secs_f64());
+            self.left(now, worker, Departure { why, told: false }, effects);
+        }
+    }
+
     /// A member that takes no step while its peers wait for it does not get better by waiting on.
     pub(super) fn find_stuck(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let patience = self.plan.deadlines.stuck();
@@ -403,6 +449,9 @@ impl Run {
             return;
         }
         self.stopping = Some(Stopping { at_once, since: now, failure: None, hands_over: false });
+        if !at_once {
+            effects.push(self.record(now));
+        }
         effects.extend(orders);
         effects.push(self.standing_notice(now));
         self.conclude_if_due(now, effects);

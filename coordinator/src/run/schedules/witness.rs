@@ -7,7 +7,7 @@ use proto::{Generation, v1};
 use super::super::{Effect, Notice, Run, Start};
 
 /// What has been seen of a run so far.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Witness {
     generation: Generation,
     /// Steps whose progress was told, without gap or overlap.

@@ -119,7 +119,11 @@ pub struct Process {
     pub mail: VecDeque<Mail>,
     pub out: VecDeque<Event>,
     pub job: Option<Job>,
+    /// The job that ended last, and what was said of it.
+    pub ended: Option<(Job, Report)>,
     pub state: Option<State>,
+    /// The coordinator died, and it has not found the new one.
+    pub astray: bool,
 }
 
 impl Process {
@@ -133,7 +137,9 @@ impl Process {
             mail: VecDeque::new(),
             out: VecDeque::new(),
             job: None,
+            ended: None,
             state: None,
+            astray: false,
         }
     }
 
@@ -157,7 +163,39 @@ impl Process {
         }
         let holding = self.state.as_ref().map(State::holding);
         let step = holding.map_or(job.first_step, |holding| holding.step);
-        self.say(job.generation, Report::Ended { step, end, holding });
+        let report = Report::Ended { step, end, holding };
+        self.say(job.generation, report.clone());
+        self.ended = Some((job, report));
+    }
+
+    /// Of the seat that it holds, at work or not.
+    pub fn generation(&self) -> Option<Generation> {
+        let job = self.job.as_ref().or(self.ended.as_ref().map(|(job, _)| job));
+        job.map(|job| job.generation)
+    }
+
+    /// The coordinator that came back knows so much: the rest is told again.
+    pub fn carry_on(&mut self, reported: u64, length: Length) {
+        self.astray = false;
+        let ended = self.ended.take().filter(|_| self.job.is_none());
+        let said = ended.map(|(job, report)| {
+            self.job = Some(job);
+            report
+        });
+        if let Some(job) = &mut self.job {
+            job.reported = reported;
+        }
+        // What was told since the coordinator died is told once more with the rest.
+        self.out.clear();
+        self.report_progress(length);
+        self.report_epochs(usize::MAX, length);
+        self.stage_snapshots();
+        if let Some(report) = said
+            && let Some(job) = self.job.take()
+        {
+            self.say(job.generation, report.clone());
+            self.ended = Some((job, report));
+        }
     }
 
     fn abort(&mut self) {
@@ -174,6 +212,7 @@ impl Process {
             None => {}
             Some(Mail::Seat { generation, members, start, first_step, reported_step }) => {
                 self.abort();
+                self.ended = None;
                 let rank = members.iter().position(|member| *member == self.id).expect("a seat of one's own");
                 self.job = Some(Job {
                     generation,
@@ -207,7 +246,9 @@ impl Process {
                     state.snapshots.retain(|kept| *kept > step);
                 }
             }
-            Some(Mail::Release) => (self.held, self.state) = (false, None),
+            Some(Mail::Release) => {
+                (self.held, self.state, self.ended) = (false, None, None);
+            }
             Some(Mail::Dismiss) => self.gone = true,
         }
     }

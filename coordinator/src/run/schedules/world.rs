@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proto::{Generation, WorkerId};
 
-use super::super::{Departure, Effect, Event, Prepared, Publication, Run, Staged, tests::elastic};
+use super::super::{Departure, Effect, Event, Prepared, Publication, Record, Restored, Run, Staged, tests::elastic};
 use super::{
     dice::Dice,
     witness::Witness,
@@ -25,6 +25,8 @@ pub struct Tally {
     drains: usize,
     doubles: usize,
     jumps: usize,
+    deaths: usize,
+    carried_on: usize,
     publications_failed: usize,
     generations: u64,
     from_memory: usize,
@@ -44,6 +46,8 @@ impl Tally {
         sum(&mut self.drains, other.drains);
         sum(&mut self.doubles, other.doubles);
         sum(&mut self.jumps, other.jumps);
+        sum(&mut self.deaths, other.deaths);
+        sum(&mut self.carried_on, other.carried_on);
         sum(&mut self.publications_failed, other.publications_failed);
         sum(&mut self.from_memory, other.from_memory);
         sum(&mut self.from_checkpoints, other.from_checkpoints);
@@ -63,6 +67,8 @@ impl Tally {
             self.drains,
             self.doubles,
             self.jumps,
+            self.deaths,
+            self.carried_on,
             self.publications_failed,
             self.from_memory,
             self.from_checkpoints,
@@ -85,7 +91,15 @@ pub struct World {
     partitions: Vec<(u32, u32)>,
     publishing: Option<Staged>,
     faults: usize,
+    /// Manifests are being built.
+    unprepared: bool,
+    /// The coordinator dies when it has recorded what it decides next, before it does any of it.
+    doomed: bool,
+    /// What is in the journal, and what will be with the next record that must be.
+    durable: Restored,
+    volatile: Restored,
     witness: Witness,
+    witness_of_the_journal: Witness,
     tally: Tally,
     transcript: Vec<String>,
     /// Says on stderr what happens.
@@ -115,7 +129,12 @@ impl World {
             groups: BTreeMap::new(),
             partitions: Vec::new(),
             publishing: None,
+            unprepared: true,
+            doomed: false,
+            durable: Restored::default(),
+            volatile: Restored::default(),
             witness: Witness::default(),
+            witness_of_the_journal: Witness::default(),
             tally: Tally::default(),
             transcript: Vec::new(),
             tells: false,
@@ -140,7 +159,6 @@ impl World {
 
     fn go(&mut self) {
         self.feed(Event::Submitted);
-        self.feed(Event::Prepared(Prepared::default()));
         for left in (0..PATIENCE).rev() {
             if self.run.has_ended() {
                 return self.judge();
@@ -170,6 +188,9 @@ impl World {
             8 => {
                 self.now.0 += 100_000 + 1000 * self.dice.below(400) as u64;
                 self.feed(Event::Tick);
+                if std::mem::take(&mut self.unprepared) {
+                    self.feed(Event::Prepared(Prepared::default()));
+                }
                 self.mend(slot);
             }
             _ => self.publish(),
@@ -202,7 +223,7 @@ impl World {
     /// One message of a worker reaches the coordinator; now and then twice.
     fn deliver(&mut self, slot: u32) {
         let twice = self.faults > 0 && self.dice.one_in(30);
-        let Some(process) = self.processes.get_mut(&slot) else { return };
+        let Some(process) = self.processes.get_mut(&slot).filter(|process| !process.astray) else { return };
         if !process.session {
             process.out.clear();
             return;
@@ -233,7 +254,14 @@ impl World {
     fn something_breaks(&mut self) {
         let slots: Vec<u32> = self.processes.keys().copied().collect();
         let slot = slots[self.dice.below(slots.len())];
-        match self.dice.below(8) {
+        match self.dice.below(9) {
+            8 => {
+                self.tally.deaths += 1;
+                match self.dice.one_in(2) {
+                    true => self.doomed = true,
+                    false => self.coordinator_dies(),
+                }
+            }
             0..3 => {
                 self.tally.kills += 1;
                 self.kill(slot);
@@ -272,15 +300,58 @@ impl World {
         }
     }
 
+    /// It comes back at once, and knows what is in its journal.
+    fn coordinator_dies(&mut self) {
+        self.doomed = false;
+        if self.tells {
+            eprintln!("! the coordinator dies");
+        }
+        let plan = self.run.plan().clone();
+        self.run = Run::restored(plan, self.now, self.durable.clone());
+        self.volatile = self.durable.clone();
+        self.witness = self.witness_of_the_journal.clone();
+        self.witness.published();
+        (self.publishing, self.unprepared) = (None, true);
+        for process in self.processes.values_mut() {
+            process.mail.clear();
+            process.out.clear();
+            process.astray = true;
+        }
+        self.feed(Event::Restored);
+    }
+
+    /// A worker finds the coordinator that came back.
+    fn find_again(&mut self, slot: u32) {
+        let length = self.length;
+        let process = self.process(slot);
+        let (worker, generation) = (process.id, process.generation());
+        let step = process.state.as_ref().map_or(0, |state| state.step);
+        if generation.is_some_and(|generation| self.run.awaits(worker, generation)) {
+            self.tally.carried_on += 1;
+            let (reported, _) = self.run.told();
+            self.feed(Event::Returned { worker, step });
+            self.process(slot).carry_on(reported, length);
+        } else {
+            self.new_life(slot);
+        }
+    }
+
+    fn new_life(&mut self, slot: u32) {
+        let life = self.lives.entry(slot).or_default();
+        *life += 1;
+        let id = WorkerId { slot, life: *life };
+        self.process(slot).start_over(id);
+    }
+
     fn kill(&mut self, slot: u32) {
         let everything_arrives = self.dice.one_in(2);
-        while everything_arrives && !self.process(slot).out.is_empty() && self.process(slot).session {
+        while everything_arrives && !self.process(slot).out.is_empty() && self.process(slot).session && !self.process(slot).astray {
             let event = self.process(slot).out.pop_front();
             event.into_iter().for_each(|event| self.feed(event));
         }
         let process = self.process(slot);
         process.gone = true;
-        if std::mem::take(&mut process.session) {
+        if std::mem::take(&mut process.session) && !process.astray {
             let worker = process.id;
             self.feed(Event::Left { worker, cause: Departure { why: "killed by signal 9".into(), told: true } });
         }
@@ -288,7 +359,7 @@ impl World {
 
     fn loses_its_session(&mut self, slot: u32, why: &str) {
         let process = self.process(slot);
-        if std::mem::take(&mut process.session) {
+        if std::mem::take(&mut process.session) && !process.astray {
             let worker = process.id;
             self.feed(Event::Left { worker, cause: Departure { why: why.into(), told: false } });
         }
@@ -304,17 +375,16 @@ impl World {
         if process.gone || !process.session {
             // A dismissed process has closed its session behind it.
             self.loses_its_session(slot, "session closed");
-            let life = self.lives.entry(slot).or_default();
-            *life += 1;
-            let id = WorkerId { slot, life: *life };
-            self.process(slot).start_over(id);
+            self.new_life(slot);
+        } else if process.astray {
+            self.find_again(slot);
         }
     }
 
     /// As the driver does: idle workers are offered to a run that wants some.
     fn settle(&mut self) {
         let idle: Vec<u32> =
-            self.processes.iter().filter(|(_, p)| p.session && !p.held && !p.gone).map(|(slot, _)| *slot).collect();
+            self.processes.iter().filter(|(_, p)| p.session && !p.astray && !p.held && !p.gone).map(|(slot, _)| *slot).collect();
         for slot in idle {
             if self.run.wants() == 0 {
                 return;
@@ -336,11 +406,34 @@ impl World {
             effects.iter().for_each(|effect| eprintln!("    {effect:?}"));
         }
         self.witness.look(was_over, &effects, &self.run);
+        self.record(&effects);
+        // One that has ended is history.
+        if std::mem::take(&mut self.doomed) && !self.run.has_ended() {
+            return self.coordinator_dies();
+        }
         if self.keeps_transcript {
             self.transcript.extend(effects.iter().map(|effect| format!("{effect:?}")));
         }
         for effect in effects {
             self.perform(effect);
+        }
+    }
+
+    /// What the driver's journal does.
+    fn record(&mut self, effects: &[Effect]) {
+        let mut flushed = false;
+        for effect in effects {
+            match effect {
+                Effect::Persist(Record::Run(status)) => (self.volatile.status, flushed) = ((**status).clone(), true),
+                Effect::Persist(Record::Checkpoint(last)) => (self.volatile.last, flushed) = (Some(last.clone()), true),
+                _ => {}
+            }
+        }
+        let (reported, epochs_told) = self.run.told();
+        (self.volatile.reported, self.volatile.epochs_told) = (reported, epochs_told);
+        if flushed {
+            self.durable = self.volatile.clone();
+            self.witness_of_the_journal = self.witness.clone();
         }
     }
 
@@ -366,8 +459,12 @@ impl World {
                 self.mail(worker, Mail::Dismiss);
             }
             Effect::Expel { worker, why } => {
-                if self.process(worker.slot).id == worker {
+                let process = self.process(worker.slot);
+                if process.id == worker && process.session && !process.astray {
                     self.loses_its_session(worker.slot, &why);
+                } else {
+                    // One that never came back has no session to end.
+                    self.feed(Event::Left { worker, cause: Departure { why, told: false } });
                 }
             }
             Effect::Publish { staged, .. } => self.publishing = Some(staged),
@@ -377,7 +474,7 @@ impl World {
 
     fn mail(&mut self, worker: WorkerId, mail: Mail) {
         let process = self.process(worker.slot);
-        if process.id == worker && process.session {
+        if process.id == worker && process.session && !process.astray {
             process.mail.push_back(mail);
         }
     }

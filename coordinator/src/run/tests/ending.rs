@@ -170,6 +170,7 @@ fn a_stop_waits_for_the_checkpoint() {
               tell step 120
               = training: epoch 3 of 20, step 120
             > stop
+              persist run g1
               order Stop w1:1 g1
               order Stop w2:1 g1
               says: stopping on request, at step 120
@@ -221,6 +222,7 @@ fn a_second_stop_waits_for_nothing() {
               tell step 120
               = training: epoch 3 of 20, step 120
             > stop
+              persist run g1
               order Stop w1:1 g1
               order Stop w2:1 g1
               says: stopping on request, at step 120

@@ -33,6 +33,7 @@ pub(super) fn elastic(least: u32, workers: u32, most: u32) -> Plan {
         deadlines: Deadlines::default(),
         best_by: Some("ndcg@10".into()),
         origin: None,
+        resume_from: String::new(),
     }
 }
 
