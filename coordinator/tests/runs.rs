@@ -10,7 +10,7 @@ use coordinator::{Config, Coordinator, StartError, failure_of};
 use fake::{Cluster, FakeWorker, cluster, config, join_as, lists, manifest, spec, within, write_checkpoint};
 use proto::{
     Deadlines,
-    v1::{self, coordinator_message, job_ended, run_event},
+    v1::{self, coordinator_message, job_ended, run_event, worker_message},
 };
 
 async fn seated(cluster: &mut Cluster, workers: u32) -> (String, Vec<FakeWorker>) {
@@ -140,35 +140,53 @@ async fn a_stop_saves_and_ends_resumable_and_a_resumed_run_goes_on_there() {
     assert_eq!(ended.phase(), v1::Phase::Succeeded);
 }
 
-#[tokio::test]
-async fn a_vanished_worker_fails_the_run_with_its_cause() {
-    let mut cluster = cluster(config()).await;
-    let (run, mut workers) = seated(&mut cluster, 2).await;
-    let (gone, mut left) = (workers.remove(1), workers.remove(0));
-    gone.progress(123).await;
-    let workers = cluster.workers.clone();
-    within("step 123", async {
-        let mut workers = workers;
+/// Until a worker is listed as wanted.
+async fn until_listed(cluster: &Cluster, what: &str, wanted: impl Fn(&v1::WorkerStatus) -> bool) {
+    let mut workers = cluster.workers.clone();
+    within(what, async {
         loop {
             let listed = workers.list(v1::ListWorkersRequest {}).await.unwrap().into_inner().workers;
-            if listed.iter().any(|worker| worker.worker == "w1:1" && worker.step == 123) {
+            if listed.iter().any(&wanted) {
                 return;
             }
             tokio::task::yield_now().await;
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_vanished_worker_is_replaced_and_the_newest_state_goes_on() {
+    let mut cluster = cluster(config()).await;
+    let (run, mut workers) = seated(&mut cluster, 2).await;
+    let (gone, mut left) = (workers.remove(1), workers.remove(0));
+    gone.progress(123).await;
+    until_listed(&cluster, "step 123", |worker| worker.worker == "w1:1" && worker.step == 123).await;
     drop(gone);
     assert_eq!(left.order().await, v1::OrderKind::Abort);
     left.end(122, job_ended::Outcome::PeerLost("`w1:1`".into())).await;
-    cluster.coordinator.worker_exited(1, 1, "killed by signal 9".into(), false).await;
-    let (_, ended) = cluster.watch_to_the_end(&run).await;
-    let failure = ended.failure.unwrap();
-    assert_eq!(failure.message, "worker `w1:1` left at step 123: killed by signal 9");
-    assert_eq!(failure.hint, "it had no checkpoint yet: start it again");
-    let listed = cluster.workers.list(v1::ListWorkersRequest {}).await.unwrap().into_inner().workers;
-    let states: Vec<_> = listed.iter().map(|w| (w.worker.as_str(), w.state.as_str())).collect();
-    assert_eq!(states, [("w0:1", "idle"), ("w1:1", "left: killed by signal 9")]);
+    cluster.coordinator.worker_exited(1, 1, "killed by signal 9".into(), true).await;
+    let wanted = "worker `w1:1` left at step 123: killed by signal 9";
+    cluster
+        .until(&run, "the cause", |event| {
+            matches!(event, run_event::Event::Standing(standing) if standing.words.contains(wanted))
+        })
+        .await;
+    let (mut successor, _) = FakeWorker::open(cluster.workers.clone(), join_as(1, 2)).await;
+    let (seat, other) = (left.sit_down().await, successor.sit_down().await);
+    assert_eq!((seat.generation, seat.first_step, seat.source, &*seat.lacking), (2, 122, Some(0), &[1][..]));
+    assert_eq!((seat.rank, other.rank), (0, 1));
+    assert_ne!(seat.secret, 0);
+    left.window(0, 130).await;
+    left.finish(200).await;
+    successor.finish(200).await;
+    let (seen, ended) = cluster.watch_to_the_end(&run).await;
+    assert_eq!(ended.phase(), v1::Phase::Succeeded, "{ended:?}");
+    let lost = seen.iter().find_map(|event| match &event.event {
+        Some(run_event::Event::Lost(lost)) => Some((lost.worker.clone(), lost.step)),
+        _ => None,
+    });
+    assert_eq!(lost, Some(("w1:1".into(), 123)));
     // Tidying up goes on behind the end; a shutdown waits for it.
     let folder = cluster.folder();
     cluster.coordinator.shutdown().await;
@@ -176,11 +194,135 @@ async fn a_vanished_worker_fails_the_run_with_its_cause() {
 }
 
 #[tokio::test]
-async fn a_silent_worker_has_left() {
-    let mut cluster = cluster(Config { deadlines: Deadlines { heartbeat: std::time::Duration::from_millis(20), ..Deadlines::default() }, ..config() }).await;
+async fn a_silent_worker_is_suspect_then_gone() {
+    let heartbeat = std::time::Duration::from_millis(20);
+    let deadlines = Deadlines { heartbeat, ..Deadlines::default() };
+    let mut cluster = cluster(Config { deadlines, ..config() }).await;
     let (run, _worker) = seated(&mut cluster, 1).await;
+    let wanted = "worker `w0:1` left at step 0: no heartbeat for 0.1 s";
+    cluster
+        .until(&run, "the silence", |event| {
+            matches!(event, run_event::Event::Standing(standing) if standing.words.contains(wanted))
+        })
+        .await;
+    let listed = cluster.workers.list(v1::ListWorkersRequest {}).await.unwrap().into_inner().workers;
+    assert_eq!(listed[0].state, "left: no heartbeat for 0.1 s");
+}
+
+#[tokio::test]
+async fn a_worker_that_misses_one_heartbeat_is_shown_as_suspect() {
+    // So long that it cannot be given up while the test looks.
+    let heartbeat = std::time::Duration::from_millis(400);
+    let deadlines = Deadlines { heartbeat, ..Deadlines::default() };
+    let mut cluster = cluster(Config { deadlines, ..config() }).await;
+    let (_run, _worker) = seated(&mut cluster, 1).await;
+    until_listed(&cluster, "suspicion", |worker| worker.state.starts_with("suspect: no heartbeat for 0.")).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_told_to_go_hands_over_and_is_dismissed() {
+    let mut cluster = cluster(config()).await;
+    let elastic = cluster.spec(2).replace("workers = 2", "workers = 2\nmin_workers = 1");
+    let run = cluster.submit(elastic, "").await.unwrap();
+    let mut goes = FakeWorker::join(&cluster, 0).await;
+    let mut stays = FakeWorker::join(&cluster, 1).await;
+    (goes.sit_down().await, stays.sit_down().await);
+    goes.say(worker_message::Message::Drain(v1::Drain { why: "SIGTERM".into() })).await;
+    assert_eq!((goes.order().await, stays.order().await), (v1::OrderKind::Yield, v1::OrderKind::Yield));
+    for worker in [&goes, &stays] {
+        worker.end(7, job_ended::Outcome::Ordered(v1::OrderKind::Yield.into())).await;
+    }
+    let answer = goes.next("its dismissal").await;
+    assert!(matches!(answer, coordinator_message::Message::Dismiss(_)), "{answer:?}");
+    let seat = stays.sit_down().await;
+    assert_eq!((seat.world, seat.first_step, seat.lacking.len()), (1, 7, 0));
+    stays.finish(200).await;
     let (_, ended) = cluster.watch_to_the_end(&run).await;
-    assert_eq!(ended.failure.unwrap().message, "worker `w0:1` left at step 0: no heartbeat for 0.1 s");
+    assert_eq!(ended.phase(), v1::Phase::Succeeded, "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_coordinator_that_died_takes_its_run_up_again_where_its_members_are() {
+    let state = tempfile::tempdir().unwrap();
+    let config = Config { state_dir: Some(state.path().to_owned()), ..config() };
+    let mut cluster = cluster(config.clone()).await;
+    let (run, mut workers) = seated(&mut cluster, 2).await;
+    let (second, mut first) = (workers.remove(1), workers.remove(0));
+    first.window(0, 10).await;
+    first.stage(10, 0.5).await;
+    first.published().await;
+    // The process dies: no farewell, no records.
+    drop(cluster.coordinator);
+    let coordinator = again(&config).await;
+    let (runs, workers) = fake::clients(&coordinator).await;
+    let mut cluster = Cluster { coordinator, runs, workers, dir: cluster.dir };
+    let status = cluster.get(&run).await;
+    assert_eq!(status.phase(), v1::Phase::Training);
+    assert!(status.standing.contains("2 of 2 members not heard of"), "{}", status.standing);
+
+    // One that holds a seat of another time has none.
+    let mut stranger = join_as(7, 1);
+    stranger.holding = Some(v1::Holding { run_id: run.clone(), generation: 9, step: 3, epoch_closed: true });
+    let (_stranger, answer) = FakeWorker::open(cluster.workers.clone(), stranger).await;
+    assert!(matches!(&answer, coordinator_message::Message::Welcome(welcome) if !welcome.carry_on), "{answer:?}");
+
+    let (first, welcome) = first.find_again(cluster.workers.clone(), 1, 25).await;
+    assert_eq!((welcome.carry_on, welcome.reported_step, welcome.worker.as_str()), (true, 10, "w0:1"));
+    let (second, welcome) = second.find_again(cluster.workers.clone(), 1, 25).await;
+    assert!(welcome.carry_on);
+    first.window(10, 25).await;
+    first.finish(200).await;
+    second.finish(200).await;
+    let (seen, ended) = cluster.watch_to_the_end(&run).await;
+    assert_eq!((ended.phase(), ended.last.map(|last| last.step)), (v1::Phase::Succeeded, Some(10)));
+    let windows: Vec<_> = seen
+        .iter()
+        .filter_map(|event| match &event.event {
+            Some(run_event::Event::Progress(progress)) => Some((progress.first_step, progress.step)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(windows, [(0, 10), (10, 25)], "what both lives were told, once");
+    assert!(seen.windows(2).all(|pair| pair[0].sequence < pair[1].sequence));
+}
+
+#[tokio::test]
+async fn members_that_do_not_find_a_coordinator_again_that_came_back_are_replaced() {
+    let state = tempfile::tempdir().unwrap();
+    let heartbeat = std::time::Duration::from_millis(50);
+    let deadlines = Deadlines { heartbeat, ..Deadlines::default() };
+    let config = Config { state_dir: Some(state.path().to_owned()), deadlines, ..config() };
+    let mut cluster = cluster(config.clone()).await;
+    let (run, mut workers) = seated(&mut cluster, 1).await;
+    workers[0].stage(10, 0.5).await;
+    workers[0].published().await;
+    drop((cluster.coordinator, workers));
+    let coordinator = again(&config).await;
+    let (runs, workers) = fake::clients(&coordinator).await;
+    let mut cluster = Cluster { coordinator, runs, workers, dir: cluster.dir };
+    let wanted = "it did not find the coordinator again within 0.5 s";
+    cluster
+        .until(&run, "the missing", |event| {
+            matches!(event, run_event::Event::Standing(standing) if standing.words.contains(wanted))
+        })
+        .await;
+    let (mut other, _) = FakeWorker::open(cluster.workers.clone(), join_as(3, 1)).await;
+    let seat = other.sit_down().await;
+    assert_eq!((seat.first_step, seat.source), (10, None));
+    assert!(seat.resume_from.ends_with("baseline/step-00000010"), "{}", seat.resume_from);
+}
+
+/// Another life of a coordinator that was dropped.
+async fn again(config: &Config) -> Coordinator {
+    within("the lock of the former life", async {
+        loop {
+            match Coordinator::start(config.clone()).await {
+                Ok(coordinator) => return coordinator,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    })
+    .await
 }
 
 #[tokio::test]
@@ -234,15 +376,8 @@ async fn a_state_folder_has_one_coordinator_and_remembers_its_runs() {
     // The process dies: no farewell, no records.
     drop(cluster.coordinator);
 
-    let coordinator = within("the lock of the former life", async {
-        loop {
-            match Coordinator::start(config.clone()).await {
-                Ok(coordinator) => return coordinator,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        }
-    })
-    .await;
+    // One that starts its workers itself has nobody left to go on with.
+    let coordinator = again(&Config { own_workers: true, ..config.clone() }).await;
     let (mut runs, _) = fake::clients(&coordinator).await;
     let listed = runs.list(v1::ListRunsRequest {}).await.unwrap().into_inner().runs;
     let phases: Vec<_> = listed.iter().map(|run| (run.run_id.as_str(), run.phase())).collect();

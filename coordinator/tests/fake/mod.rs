@@ -151,6 +151,7 @@ pub fn join_as(slot: u32, life: u32) -> v1::Join {
         device: "cpu".into(),
         peer_address: format!("127.0.0.1:{}", 5000 + slot),
         machine: "machine".into(),
+        holding: None,
     }
 }
 
@@ -184,8 +185,19 @@ impl FakeWorker {
                 self.seat = seat.clone();
                 seat
             }
+            // Of the run before.
+            coordinator_message::Message::Release(_) => Box::pin(self.sit_down()).await,
             other => panic!("not a seat: {other:?}"),
         }
+    }
+
+    /// Leaves a coordinator that is gone for another, its seat in hand, after `step` steps.
+    pub async fn find_again(self, workers: WorkersClient<Channel>, life: u32, step: u64) -> (Self, v1::Welcome) {
+        let v1::Seat { run_id, generation, .. } = self.seat.clone();
+        let holding = Some(v1::Holding { run_id, generation, step, epoch_closed: true });
+        let (worker, answer) = Self::open(workers, v1::Join { holding, ..join_as(self.slot, life) }).await;
+        let coordinator_message::Message::Welcome(welcome) = answer else { panic!("{answer:?}") };
+        (Self { seat: self.seat, ..worker }, welcome)
     }
 
     pub async fn order(&mut self) -> v1::OrderKind {
@@ -209,6 +221,11 @@ impl FakeWorker {
     }
 
     pub async fn progress(&self, step: u64) {
+        self.window(0, step).await;
+    }
+
+    /// Steps of (first_step, step].
+    pub async fn window(&self, first_step: u64, step: u64) {
         let progress = v1::Progress {
             generation: self.seat.generation,
             epochs: 2,
@@ -216,6 +233,7 @@ impl FakeWorker {
             loss: 1.0 / step as f64,
             rows: 100,
             seconds: 0.5,
+            first_step,
             ..Default::default()
         };
         self.say(worker_message::Message::Progress(progress)).await;
@@ -233,8 +251,12 @@ impl FakeWorker {
         self.say(worker_message::Message::Epoch(ended)).await;
     }
 
+    /// Its state is kept.
     pub async fn end(&self, step: u64, outcome: job_ended::Outcome) {
-        self.say(worker_message::Message::Ended(v1::JobEnded { step, outcome: Some(outcome) })).await;
+        let v1::Seat { run_id, generation, .. } = self.seat.clone();
+        let holding = Some(v1::Holding { run_id, generation, step, epoch_closed: true });
+        let ended = v1::JobEnded { step, outcome: Some(outcome), holding, ..v1::JobEnded::default() };
+        self.say(worker_message::Message::Ended(ended)).await;
     }
 
     pub async fn finish(&self, step: u64) {
