@@ -56,8 +56,8 @@ impl Deadlines {
         (self.lost() * 2).max(Duration::from_secs(10))
     }
 
-    /// How long a member may complete no step while its peers wait for it in a collective. Reading, validation and checkpoints are no
-    /// steps: much longer than any of them should take a step.
+    /// How long a member may not get on (no step, no block read or scored) while its peers wait for it in a collective. A page fault or
+    /// a slow disk is no reason to lose it: much longer than any of them.
     pub fn stuck(&self) -> Duration {
         self.heartbeat * 60
     }

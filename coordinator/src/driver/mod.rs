@@ -154,11 +154,11 @@ impl Driver {
                 self.joined(&about, joined, reply);
             }
             Call::Heartbeat { worker, run, generation, beat } => {
-                let v1::Heartbeat { step, system, waiting, step_seconds } = beat;
+                let v1::Heartbeat { step, system, waiting, pulse, step_seconds } = beat;
                 self.pool.heard(self.clock.now(), worker, (!run.is_empty()).then_some(step));
                 self.pool.pace(worker, step_seconds);
                 if !run.is_empty() {
-                    self.feed_named(&run, Event::Report { worker, generation, report: Report::Step { step, waiting } });
+                    self.feed_named(&run, Event::Report { worker, generation, report: Report::Step { step, waiting, pulse } });
                     if let Some(system) = system {
                         self.feed_named(&run, Event::Report { worker, generation, report: Report::System(system) });
                     }

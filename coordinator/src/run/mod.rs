@@ -132,10 +132,11 @@ pub struct Departure {
 /// What a seated worker says about its job.
 #[derive(Clone, Debug)]
 pub enum Report {
-    /// `waiting`: inside a collective, for its peers.
+    /// `waiting`: inside a collective, for its peers. `pulse`: another one whenever it has got on.
     Step {
         step: u64,
         waiting: bool,
+        pulse: u64,
     },
     Progress(v1::Progress),
     Epoch(v1::EpochEnded),

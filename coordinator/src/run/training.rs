@@ -34,9 +34,10 @@ pub(super) struct Training {
 struct Member {
     worker: WorkerId,
     step: u64,
-    /// Since when that is its step, and whether it is in a collective.
+    /// When it got on last, and whether it is in a collective.
     moved: Timestamp,
     waiting: bool,
+    pulse: u64,
     system: SystemWindow,
     end: Option<MemberEnd>,
     /// Its process or its session, and with it what it held.
@@ -94,6 +95,7 @@ impl Training {
                 step,
                 moved: seated,
                 waiting: false,
+                pulse: 0,
                 system: SystemWindow::new(seated),
                 end: None,
                 gone: false,
@@ -188,13 +190,13 @@ impl Run {
 
     pub(super) fn reported(&mut self, now: Timestamp, worker: WorkerId, report: Report, effects: &mut Vec<Effect>) {
         match report {
-            Report::Step { step, waiting } => {
+            Report::Step { step, waiting, pulse } => {
                 let Some(member) = self.training().and_then(|training| training.member(worker)) else { return };
-                if step > member.step || waiting != member.waiting {
+                if step > member.step || waiting != member.waiting || pulse != member.pulse {
                     member.moved = now;
                 }
                 member.step = member.step.max(step);
-                member.waiting = waiting;
+                (member.waiting, member.pulse) = (waiting, pulse);
             }
             Report::Progress(progress) => {
                 self.reached(now, worker, progress.step);
@@ -426,7 +428,7 @@ impl Run {
         effects.extend(stuck.map(|member| Effect::Expel {
             worker: member.worker,
             why: format!(
-                "hung: it has been at step {} for {} s while its peers wait for it",
+                "hung: it has not got on from step {} for {} s while its peers wait for it",
                 member.step,
                 now.since(member.moved).as_secs()
             ),

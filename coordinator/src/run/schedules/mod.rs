@@ -74,7 +74,7 @@ fn report() -> impl Strategy<Value = Report> {
     );
     prop_oneof![
         4 => (0..50u64).prop_map(|step| Report::Progress(v1::Progress { step, ..Default::default() })),
-        1 => (0..50u64, any::<bool>()).prop_map(|(step, waiting)| Report::Step { step, waiting }),
+        1 => (0..50u64, any::<bool>()).prop_map(|(step, waiting)| Report::Step { step, waiting, pulse: step }),
         1 => (0..5u64, 0..50u64).prop_map(|(epoch, step)| Report::Epoch(v1::EpochEnded { epoch, step, ..Default::default() })),
         2 => (0..50u64, 0.0..1.0f64).prop_map(|(step, ndcg)| Report::Staged(staged(step, Some(ndcg)))),
         3 => (0..50u64, end, holding).prop_map(|(step, end, holding)| Report::Ended { step, end, holding }),

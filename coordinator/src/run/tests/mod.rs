@@ -112,7 +112,7 @@ fn event(words: &str, now: &mut Timestamp) -> Vec<Event> {
         "beat" => {
             let id = worker(rest.pop_front().unwrap());
             let step = rest.pop_front().unwrap().parse().unwrap();
-            report(id, Report::Step { step, waiting: rest.pop_front() == Some("waiting") })
+            report(id, Report::Step { step, waiting: rest.pop_front() == Some("waiting"), pulse: step })
         }
         "ended" => {
             let id = worker(rest.pop_front().unwrap());

@@ -361,7 +361,7 @@ fn a_member_that_hangs_while_its_peers_wait_for_it_is_expelled() {
             > wait 59s
               = training: epoch 3 of 20, step 120
             > wait 2s
-              expel w2:1: hung: it has been at step 120 for 61 s while its peers wait for it
+              expel w2:1: hung: it has not got on from step 120 for 61 s while its peers wait for it
               = training: epoch 3 of 20, step 120
             > lose w2 hung
               tell lost w2:1 of g1 at 120: hung
