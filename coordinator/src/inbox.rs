@@ -95,7 +95,9 @@ pub enum Call {
         run: String,
         message: String,
     },
+    /// `runs_go_on`: another coordinator of this state folder will take them up; else they are stopped, and workers dismissed.
     ShutDown {
+        runs_go_on: bool,
         reply: Reply<()>,
     },
 }

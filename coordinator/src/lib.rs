@@ -287,8 +287,18 @@ impl Coordinator {
     }
 
     /// Stops what still runs (resumable from its checkpoints), dismisses the workers, and ends once records and checkpoints are on disk.
-    pub async fn shutdown(mut self) {
-        let asked = self.handle.0.ask(|reply| Call::ShutDown { reply });
+    pub async fn shutdown(self) {
+        self.end(false).await;
+    }
+
+    /// Ends once records and checkpoints are on disk, and leaves the runs to their workers, who train on: a coordinator that is started
+    /// on this state folder takes them up.
+    pub async fn hand_over(self) {
+        self.end(true).await;
+    }
+
+    async fn end(mut self, runs_go_on: bool) {
+        let asked = self.handle.0.ask(|reply| Call::ShutDown { runs_go_on, reply });
         if timeout(FAREWELL, asked).await.is_err() {
             tracing::error!("driver does not answer, records may be lost");
         }

@@ -102,21 +102,23 @@ impl Driver {
             let mut farewell = None;
             for call in calls.drain(..) {
                 match call {
-                    Call::ShutDown { reply } => farewell = Some(reply),
+                    Call::ShutDown { runs_go_on, reply } => farewell = Some((runs_go_on, reply)),
                     call => self.take(call),
                 }
             }
-            if farewell.is_some() {
-                self.feed_all(|| Event::ShutDown);
-            } else {
-                self.settle();
+            match &farewell {
+                Some((true, _)) => {}
+                Some((false, _)) => self.feed_all(|| Event::ShutDown),
+                None => self.settle(),
             }
             if let Err(failure) = self.carry_out(farewell.is_none()).await {
                 self.see_everyone_off();
                 return Some(failure);
             }
-            if let Some(reply) = farewell {
-                self.see_everyone_off();
+            if let Some((runs_go_on, reply)) = farewell {
+                if !runs_go_on {
+                    self.see_everyone_off();
+                }
                 let flushed = self.flush().await;
                 let _ = reply.send(Ok(()));
                 return flushed.err();
