@@ -68,7 +68,7 @@ impl Run {
         write(&train, 240, 1);
         write(&valid, validation, 2);
         let spec_toml = format!(
-            "name = \"elastic\"\nseed = 7\n[data]\ntrain = {train:?}\nvalidation = {valid:?}\nblock_bytes = \"1 KiB\"\n\
+            "name = \"elastic\"\nseed = 7\n[data]\ntrain = {train:?}\nvalidation = {valid:?}\nblock_bytes = \"64 KiB\"\n\
              [model]\nkind = \"mlp\"\nhidden = [8]\ndropout = 0.1\nnormalize = \"standard\"\n[loss]\nkind = \"listnet\"\n\
              [training]\nepochs = 4\nbatch = 4\n[cluster]\nworkers = 2\nlanes = 16\n{settings}\n"
         );
