@@ -257,7 +257,7 @@ fn who_is_interrupted_while_receiving_holds_nothing_and_may_receive_again() {
     let mut ring = connect(&source.listener, 0, &addresses, &group, &Options::default()).unwrap();
     let head = serde_json::json!({
         "step": at + 1, "trainer": TrainerState::default(), "metrics": [], "epoch_open": false, "epoch_seconds": 0.0,
-        "improved": false, "save_due": false, "last_saved": null, "nonfinite_in_a_row": 0, "last_epoch": [], "records": 0
+        "improved": false, "save_due": false, "last_saved": null, "nonfinite_in_a_row": 0, "epochs": [], "records": 0
     });
     let head = head.to_string().into_bytes();
     ring.broadcast(&mut (head.len() as u64).to_le_bytes(), 0).unwrap();
