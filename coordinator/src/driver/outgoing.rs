@@ -172,7 +172,9 @@ impl Driver {
             }
             Effect::Expel { worker, why } if self.pool.about(worker).is_some() => self.lose(worker, why),
             // One that never came back has no session to end.
-            Effect::Expel { worker, why } => self.feed(run, Event::Left { worker, cause: Departure { why, told: false } }),
+            Effect::Expel { worker, why } => {
+                self.feed(run, Event::Left { worker, cause: Departure { why, told: false } })
+            }
             Effect::Dismiss { worker } => self.dismiss(worker),
         }
     }

@@ -121,7 +121,8 @@ impl Recovering {
     fn out_of_reach(&mut self) -> Option<WorkerId> {
         let accusers = |worker: WorkerId| self.accused.iter().filter(|accused| **accused == worker).count();
         let here = self.survivors.iter_mut().filter(|survivor| !survivor.expelled);
-        let most = here.filter(|survivor| accusers(survivor.remains.worker) > 0).max_by_key(|s| accusers(s.remains.worker))?;
+        let most =
+            here.filter(|survivor| accusers(survivor.remains.worker) > 0).max_by_key(|s| accusers(s.remains.worker))?;
         most.expelled = true;
         let worker = most.remains.worker;
         self.accused.clear();
@@ -170,7 +171,8 @@ impl Run {
         if cause.is_some() {
             effects.extend(training.orders(generation, Order::Abort));
         }
-        let accused = cause.iter().filter(|cause| cause.weight == Weight::Consequence).map(|cause| cause.worker).collect();
+        let accused =
+            cause.iter().filter(|cause| cause.weight == Weight::Consequence).map(|cause| cause.worker).collect();
         let joiners = std::mem::take(&mut training.joiners);
         let spoke = training.workers().next();
         let survivors = training.remains().into_iter().map(|remains| Survivor { remains, expelled: false }).collect();
@@ -189,8 +191,16 @@ impl Run {
                 ..resumable(message)
             }
         });
-        self.phase =
-            Phase::Recovering(Box::new(Recovering { since: now, cause, spoke, survivors, joiners, accused, giving_up, fatal: None }));
+        self.phase = Phase::Recovering(Box::new(Recovering {
+            since: now,
+            cause,
+            spoke,
+            survivors,
+            joiners,
+            accused,
+            giving_up,
+            fatal: None,
+        }));
         effects.push(self.record(now));
         self.go_on_or_say(now, effects);
     }
@@ -209,8 +219,7 @@ impl Run {
         if survivor.remains.said {
             return;
         }
-        survivor.remains =
-            Remains { worker, step: survivor.remains.step.max(step), said: true, holding, away: false };
+        survivor.remains = Remains { worker, step: survivor.remains.step.max(step), said: true, holding, away: false };
         match end {
             JobEnd::PeerLost { words, peer } => {
                 recovering.accused.extend(peer);
@@ -249,7 +258,9 @@ impl Run {
             recovering.learn(Cause { worker, step, why: cause.why, weight });
         } else if recovering.joiners.contains(&worker) {
             recovering.joiners.retain(|joiner| *joiner != worker);
-        } else if let Some(known) = recovering.cause.as_mut().filter(|known| known.worker == worker && weight > known.weight) {
+        } else if let Some(known) =
+            recovering.cause.as_mut().filter(|known| known.worker == worker && weight > known.weight)
+        {
             // It had left already; now its end is explained.
             effects.push(lost(worker, generation, known.step, &cause.why));
             (known.why, known.weight) = (cause.why, weight);
@@ -289,10 +300,14 @@ impl Run {
         let Some(recovering) = self.recovering() else { return };
         if recovering.at_work() > 0 {
             if now.since(recovering.since) >= patience {
-                let hung = recovering.survivors.iter_mut().filter(|survivor| !survivor.remains.said && !survivor.expelled);
+                let hung =
+                    recovering.survivors.iter_mut().filter(|survivor| !survivor.remains.said && !survivor.expelled);
                 effects.extend(hung.map(|survivor| {
                     survivor.expelled = true;
-                    let why = format!("hung: it did not let go of a generation that was over within {} s", patience.as_secs_f64());
+                    let why = format!(
+                        "hung: it did not let go of a generation that was over within {} s",
+                        patience.as_secs_f64()
+                    );
                     Effect::Expel { worker: survivor.remains.worker, why }
                 }));
             }
@@ -422,8 +437,12 @@ impl Run {
             Some(newest) => {
                 let holds = |place: &(WorkerId, Option<Holding>)| place.1 == Some(newest);
                 let source = rank(places.iter().position(holds).unwrap_or_default());
-                let lacking =
-                    places.iter().enumerate().filter(|(_, place)| !holds(place)).map(|(index, _)| rank(index)).collect();
+                let lacking = places
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, place)| !holds(place))
+                    .map(|(index, _)| rank(index))
+                    .collect();
                 (Start::Memory { source, lacking }, newest.step)
             }
             None => match &self.last {

@@ -283,7 +283,8 @@ impl Run {
             JobEnd::Ordered(Order::Yield) if yielding || restored => How::Yielded,
             JobEnd::Ordered(_) if asked || failing => How::Broken,
             JobEnd::Ordered(order) => {
-                let message = format!("worker `{worker}` ended at step {step} by an order ({order:?}) that nobody gave");
+                let message =
+                    format!("worker `{worker}` ended at step {step} by an order ({order:?}) that nobody gave");
                 failure = Some(resumable(message));
                 How::Broken
             }

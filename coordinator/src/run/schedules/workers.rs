@@ -267,7 +267,9 @@ impl Process {
                 let orders = group.orders.entry(number).or_default();
                 *orders = (orders.0 | job.stop, orders.1 | job.yields);
             }
-            if matches!(&job.start, Start::Memory { source, .. } if *source as usize == rank) && job.stage == Stage::Meet {
+            if matches!(&job.start, Start::Memory { source, .. } if *source as usize == rank)
+                && job.stage == Stage::Meet
+            {
                 group.sent = self.state.clone();
             }
             return;

@@ -155,7 +155,9 @@ fn words(effect: &Effect) -> String {
         Effect::Persist(Record::Pruned { step }) => format!("persist pruned {step}"),
         Effect::Emit(Notice::Standing(standing)) => format!("says: {}", standing.words),
         Effect::Emit(Notice::Seated(seated)) => format!("tell seated g{}", seated.generation),
-        Effect::Emit(Notice::Lost(lost)) => format!("tell lost {} of g{} at {}: {}", lost.worker, lost.generation, lost.step, lost.why),
+        Effect::Emit(Notice::Lost(lost)) => {
+            format!("tell lost {} of g{} at {}: {}", lost.worker, lost.generation, lost.step, lost.why)
+        }
         Effect::Emit(Notice::Progress(progress)) => format!("tell step {}", progress.step),
         Effect::Emit(Notice::Epoch(epoch)) => format!("tell epoch {}", epoch.epoch),
         Effect::Emit(Notice::Checkpoint(checkpoint)) => {
@@ -181,7 +183,8 @@ fn words(effect: &Effect) -> String {
                 Start::Memory { source, lacking } => format!(" from memory of rank {source}, {lacking:?} lack it"),
                 Start::Checkpoint(path) => format!(" from {path}"),
             };
-            let steps = if *first_step > 0 { format!(" at {first_step}, reported {reported_step}") } else { String::new() };
+            let steps =
+                if *first_step > 0 { format!(" at {first_step}, reported {reported_step}") } else { String::new() };
             format!("seat {generation}: {}{start}{steps}", members.join(" "))
         }
         Effect::Order { worker, generation, order } => format!("order {order:?} {worker} {generation}"),

@@ -250,7 +250,9 @@ fn when_nobody_is_left_the_newest_checkpoint_is_gone_back_to() {
 
 #[test]
 fn without_a_checkpoint_it_starts_again() {
-    two("exit w1 killed by signal 9; exit w2 killed by signal 9; join w1:2 w2:2", expect![[r#"
+    two(
+        "exit w1 killed by signal 9; exit w2 killed by signal 9; join w1:2 w2:2",
+        expect![[r#"
         > submit
           persist run g0
           says: waiting for 2 of 2 workers, 0 s
@@ -281,7 +283,8 @@ fn without_a_checkpoint_it_starts_again() {
           tell seated g2
           says: training: epoch 3 of 20, step 0
           seat g2: w1:2 w2:2
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -376,7 +379,9 @@ fn a_member_that_hangs_while_its_peers_wait_for_it_is_expelled() {
 
 #[test]
 fn a_whole_world_that_waits_is_nobodys_fault() {
-    two("beat w1 121 waiting; beat w2 121 waiting; wait 100s", expect![[r#"
+    two(
+        "beat w1 121 waiting; beat w2 121 waiting; wait 100s",
+        expect![[r#"
         > submit
           persist run g0
           says: waiting for 2 of 2 workers, 0 s
@@ -398,7 +403,8 @@ fn a_whole_world_that_waits_is_nobodys_fault() {
           = training: epoch 3 of 20, step 120
         > wait 100s
           = training: epoch 3 of 20, step 120
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -590,7 +596,9 @@ fn a_stop_while_nothing_trains_saves_what_is_held() {
 
 #[test]
 fn a_stop_at_once_while_nothing_trains_ends_at_once() {
-    two("ended w1 peerlost w2 at 123; exit w2 killed by signal 9; stop now", expect![[r#"
+    two(
+        "ended w1 peerlost w2 at 123; exit w2 killed by signal 9; stop now",
+        expect![[r#"
         > submit
           persist run g0
           says: waiting for 2 of 2 workers, 0 s
@@ -619,7 +627,8 @@ fn a_stop_at_once_while_nothing_trains_ends_at_once() {
           tell ended Stopped
           remove staging
           release w1:1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -759,7 +768,9 @@ fn peers_that_cannot_reach_a_member_that_lives_go_on_without_it() {
 
 #[test]
 fn a_rank_that_is_lost_after_rank_0_has_saved_all_changes_nothing() {
-    two("stage 123 0.4; ended w1 finished; exit w2 killed by signal 9; published 123", expect![[r#"
+    two(
+        "stage 123 0.4; ended w1 finished; exit w2 killed by signal 9; published 123",
+        expect![[r#"
         > submit
           persist run g0
           says: waiting for 2 of 2 workers, 0 s
@@ -795,7 +806,8 @@ fn a_rank_that_is_lost_after_rank_0_has_saved_all_changes_nothing() {
           remove staging
           release w1:1
           release w2:1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -855,7 +867,9 @@ fn a_rank_0_that_is_lost_in_its_last_checkpoint_is_replaced_by_one_that_holds_th
 
 #[test]
 fn fewer_than_were_wanted_begin_when_they_have_waited_long_enough() {
-    check("submit 1 2 3; prepare; join w1; wait 59s; wait 1s; join w2 w3; ended w1 yielded at 5", expect![[r#"
+    check(
+        "submit 1 2 3; prepare; join w1; wait 59s; wait 1s; join w2 w3; ended w1 yielded at 5",
+        expect![[r#"
         > submit
           persist run g0
           says: waiting for 2 of 2 workers, 0 s
@@ -880,5 +894,6 @@ fn fewer_than_were_wanted_begin_when_they_have_waited_long_enough() {
           tell seated g2
           says: training: 3 workers seated, no step reported yet, 0 s
           seat g2: w1:1 w2:1 w3:1 from memory of rank 0, [1, 2] lack it at 5, reported 0
-    "#]]);
+    "#]],
+    );
 }
