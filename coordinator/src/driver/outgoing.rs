@@ -146,8 +146,9 @@ impl Driver {
             // Taken by `recorded`.
             Effect::Persist(_) | Effect::Emit(_) => {}
             Effect::Prepare => self.prepare(run),
-            Effect::Seat { generation, members, start, first_step, reported_step } => {
-                self.seat(run, generation, &members, &start, [first_step, reported_step]);
+            Effect::Seat { generation, members, start, first_step, reported_step, save_only } => {
+                let common = v1::Seat { first_step, reported_step, save_only, ..v1::Seat::default() };
+                self.seat(run, generation, &members, &start, common);
             }
             Effect::Order { worker, generation, order } => {
                 let order =

@@ -5,7 +5,7 @@ use proto::{WorkerId, v1};
 
 use super::{
     Departure, Effect, Holding, JobEnd, Notice, Order, Phase, RESUME_HINT, Run, Start, Verdict, resumable,
-    training::{Remains, Stopping, Training, lost},
+    training::{Remains, Stopping, Training},
     warning,
 };
 use crate::clock::Timestamp;
@@ -247,23 +247,25 @@ impl Run {
         cause: Departure,
         effects: &mut Vec<Effect>,
     ) {
-        let generation = self.generation;
         self.draining.retain(|(draining, _)| *draining != worker);
+        let name = worker.to_string();
         let Some(recovering) = self.recovering() else { return };
         let weight = if cause.told { Weight::Told } else { Weight::Silence };
         let step = recovering.survivor(worker).map(|survivor| survivor.remains.step);
         if let Some(step) = step {
             recovering.survivors.retain(|survivor| survivor.remains.worker != worker);
-            effects.push(lost(worker, generation, step, &cause.why));
-            recovering.learn(Cause { worker, step, why: cause.why, weight });
+            recovering.learn(Cause { worker, step, why: cause.why.clone(), weight });
+            self.lose(worker, step, &cause, effects);
         } else if recovering.joiners.contains(&worker) {
             recovering.joiners.retain(|joiner| *joiner != worker);
-        } else if let Some(known) =
-            recovering.cause.as_mut().filter(|known| known.worker == worker && weight > known.weight)
-        {
+        } else if let Some(known) = self.lost.iter_mut().find(|lost| lost.worker == name).filter(|_| cause.told) {
             // It had left already; now its end is explained.
-            effects.push(lost(worker, generation, known.step, &cause.why));
-            (known.why, known.weight) = (cause.why, weight);
+            known.why = cause.why.clone();
+            let step = known.step;
+            self.tell_of_the_lost(effects);
+            if let Some(recovering) = self.recovering() {
+                recovering.learn(Cause { worker, step, why: cause.why, weight });
+            }
         }
         self.go_on_or_say(now, effects);
     }
@@ -463,11 +465,7 @@ impl Run {
         }
         self.recoveries += u32::from(lost_one);
         self.begin(now, members, start, first_step, now.since(since), effects);
-        let generation = self.generation;
-        if self.stopping.is_some() {
-            let orders = self.training().map(|training| training.orders(generation, Order::Stop));
-            effects.extend(orders.unwrap_or_default());
-        } else if self.members().iter().any(|worker| self.drains(*worker)) {
+        if self.stopping.is_none() && self.members().iter().any(|worker| self.drains(*worker)) {
             self.change_world(now, effects);
         }
     }
@@ -486,6 +484,7 @@ impl Run {
         self.step = self.step.max(first_step);
         self.reported = self.reported.min(first_step);
         self.phase = Phase::Training(Box::new(Training::new(&members, now, first_step)));
+        self.tell_of_the_lost(effects);
         effects.push(self.record(now));
         effects.push(Effect::Emit(Notice::Seated(v1::Seated {
             generation: self.generation.0,
@@ -495,6 +494,7 @@ impl Run {
         })));
         effects.push(self.standing_notice(now));
         let (generation, reported_step) = (self.generation, self.reported);
-        effects.push(Effect::Seat { generation, members, start, first_step, reported_step });
+        let save_only = self.stopping.is_some();
+        effects.push(Effect::Seat { generation, members, start, first_step, reported_step, save_only });
     }
 }

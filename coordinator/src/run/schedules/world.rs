@@ -452,7 +452,7 @@ impl World {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Seat { generation, members, start, first_step, reported_step } => {
+            Effect::Seat { generation, members, start, first_step, reported_step, save_only } => {
                 use super::super::Start;
                 match &start {
                     Start::Memory { .. } => self.tally.from_memory += 1,
@@ -462,7 +462,7 @@ impl World {
                 }
                 for worker in &members {
                     let (members, start) = (members.clone(), start.clone());
-                    self.mail(*worker, Mail::Seat { generation, members, start, first_step, reported_step });
+                    self.mail(*worker, Mail::Seat { generation, members, start, first_step, reported_step, save_only });
                 }
             }
             Effect::Order { worker, generation, order } => self.mail(worker, Mail::Order { generation, order }),

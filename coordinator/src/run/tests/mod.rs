@@ -175,7 +175,7 @@ fn words(effect: &Effect) -> String {
             format!("tell ended {:?}{extras}", ended.phase())
         }
         Effect::Prepare => "prepare".into(),
-        Effect::Seat { generation, members, start, first_step, reported_step } => {
+        Effect::Seat { generation, members, start, first_step, reported_step, save_only } => {
             let members: Vec<_> = members.iter().map(ToString::to_string).collect();
             let start = match start {
                 Start::Submitted => String::new(),
@@ -185,7 +185,7 @@ fn words(effect: &Effect) -> String {
             };
             let steps =
                 if *first_step > 0 { format!(" at {first_step}, reported {reported_step}") } else { String::new() };
-            format!("seat {generation}: {}{start}{steps}", members.join(" "))
+            format!("seat {generation}: {}{start}{steps}{}", members.join(" "), if *save_only { ", to save" } else { "" })
         }
         Effect::Order { worker, generation, order } => format!("order {order:?} {worker} {generation}"),
         Effect::Publish { staged, best } => {

@@ -36,7 +36,6 @@ fn a_lost_member_is_replaced_and_all_go_on_from_memory() {
               persist run g1
               says: recovering: worker `w2:1` is out of its peers' reach at step 123: `w2:1`; 1 member still to let go, 0 s
             > lose w2 session closed
-              tell lost w2:1 of g1 at 0: session closed
               says: recovering: worker `w2:1` left at step 0: session closed; waiting for 1 of 2 workers, 0 s
             > exit w2 killed by signal 9 (SIGKILL)
               tell lost w2:1 of g1 at 0: killed by signal 9 (SIGKILL)
@@ -325,10 +324,10 @@ fn a_member_that_does_not_let_go_is_left_behind() {
             > wait 1s
               = recovering: worker `w3:1` left at step 0: killed by signal 9; 1 member still to let go, 6 s
             > lose w2 hung
-              tell lost w2:1 of g1 at 0: hung
               says: recovering: worker `w3:1` left at step 0: killed by signal 9; waiting for 2 of 3 workers, 6 s
             > join w2:2 w3:2
               says: recovering: worker `w3:1` left at step 0: killed by signal 9; waiting for 1 of 3 workers, 6 s
+              tell lost w2:1 of g1 at 0: hung
               persist run g2
               tell seated g2
               says: training: epoch 3 of 20, step 123
@@ -367,7 +366,6 @@ fn a_member_that_hangs_while_its_peers_wait_for_it_is_expelled() {
               expel w2:1: hung: it has not got on from step 120 for 61 s while its peers wait for it
               = training: epoch 3 of 20, step 120
             > lose w2 hung
-              tell lost w2:1 of g1 at 120: hung
               order Abort w1:1 g1
               persist run g1
               says: recovering: worker `w2:1` left at step 120: hung; 1 member still to let go, 0 s
@@ -521,8 +519,7 @@ fn where_nobody_else_will_come_what_is_held_is_saved_before_the_run_fails() {
               persist run g2
               tell seated g2
               says: failing: worker `w2:1` left at step 0: killed by signal 9; saving step 123
-              seat g2: w1:1 from memory (rank 0) at 123, reported 120
-              order Stop w1:1 g2
+              seat g2: w1:1 from memory (rank 0) at 123, reported 120, to save
             > stage 123 0.4 @g2
               publish 123 as best
               = failing: worker `w2:1` left at step 0: killed by signal 9; saving step 123
@@ -573,8 +570,7 @@ fn a_stop_while_nothing_trains_saves_what_is_held() {
               persist run g2
               tell seated g2
               says: stopping on request, at step 123
-              seat g2: w1:1 from memory (rank 0) at 123, reported 120
-              order Stop w1:1 g2
+              seat g2: w1:1 from memory (rank 0) at 123, reported 120, to save
             > stage 123 @g2
               publish 123
               = stopping on request, at step 123
@@ -755,9 +751,9 @@ fn peers_that_cannot_reach_a_member_that_lives_go_on_without_it() {
               expel w3:1: its peers cannot reach it
               = recovering: worker `w3:1` is out of its peers' reach at step 121: `w3:1`; seating 3 workers, 0 s
             > lose w3 its peers cannot reach it
-              tell lost w3:1 of g2 at 121: its peers cannot reach it
               says: recovering: worker `w3:1` left at step 121: its peers cannot reach it; waiting for 1 of 3 workers, 0 s
             > join w4
+              tell lost w3:1 of g2 at 121: its peers cannot reach it
               persist run g3
               tell seated g3
               says: training: epoch 3 of 20, step 121
