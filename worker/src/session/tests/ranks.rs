@@ -80,9 +80,10 @@ impl Run {
         let path = folder.path().join("module.pt");
         let [w, b] = [[1, 2].as_slice(), &[1]]
             .map(|shape| (Tensor::ones(shape, (Kind::Float, Device::Cpu)) * 0.1).set_requires_grad(true));
+        let features = ["price", "rating"].map(str::to_owned);
         let part = |path, tensor| Part { path, tensor, is_parameter: true };
         let forward = "def forward(self, x: Tensor) -> Tensor:\n    return torch.addmm(self.b, x, torch.t(self.w))\n";
-        let module = Script::build(&[part("w", &w), part("b", &b)], &[], None, forward).unwrap();
+        let module = Script::build(&[part("w", &w), part("b", &b)], &features, None, forward).unwrap();
         std::fs::write(&path, module.save(&[]).unwrap()).unwrap();
         let model = format!("kind = \"torchscript\"\npath = {path:?}\nnormalize = \"standard\"");
         (Self::of(folder, &model, 40, ""), path)
