@@ -216,7 +216,7 @@ impl Desk {
     fn meet(&mut self, event: Event) -> Result<(), Leave> {
         match event {
             Event::Beat => {}
-            Event::Word(Word::Report(message)) => self.tell(message),
+            Event::Word(Word::Report(message)) => self.tell(*message),
             Event::Word(Word::Done(job)) => self.done(job),
             Event::Terminated => return self.told_to_go(),
             Event::Overdue if self.leaving => return Err(Leave),

@@ -43,7 +43,7 @@ pub struct Running {
 
 /// What a training thread has to say.
 pub enum Word {
-    Report(Message),
+    Report(Box<Message>),
     /// It is over; what it leaves behind.
     Done(Option<Box<Job>>),
 }
@@ -86,7 +86,7 @@ impl Running {
     pub async fn word(&mut self, room: bool) -> Word {
         tokio::select! {
             biased;
-            Some(message) = self.messages.recv(), if room => Word::Report(message),
+            Some(message) = self.messages.recv(), if room => Word::Report(Box::new(message)),
             job = &mut self.done => Word::Done(job.ok().flatten()),
         }
     }

@@ -59,11 +59,15 @@ fn a_rank_lost_in_mid_epoch_leaves_no_trace_whichever_it_is() {
         let survived = members[1 - victim].end();
         assert!(lost(&survived).starts_with("lost "), "{survived:?}");
         let holding = survived.holding.unwrap();
-        assert!(holding.step > EPOCH && holding.step < STEPS);
+        assert!((EPOCH + 149..STEPS).contains(&holding.step));
         assert_eq!(holding.generation, run.generation.load(Ordering::Relaxed));
 
         let [one, other] = members;
         let first_heard = one.heard.clone();
+        // Nothing was told that the survivor did not know.
+        assert!(progress(&first_heard).iter().all(|window| window.step <= holding.step));
+        assert!(epochs(&first_heard).iter().all(|epoch| epoch.step <= holding.step));
+        assert!(staged(&first_heard).iter().all(|(step, _)| *step <= holding.step));
         let mut survivor = if victim == 0 { other } else { one };
         survivor.heard.clear();
         let mut joiner = Rank::new("c:1");
@@ -166,7 +170,7 @@ fn a_joiner_inherits_everything_from_members_that_are_lost_after_it_came() {
     second.watch(|shared| shared.step.load(Ordering::Relaxed) >= EPOCH + 300);
     second.cut_off();
     let then = third.end().holding.unwrap().step;
-    assert!(then >= EPOCH + 299 && then < STEPS);
+    assert!((EPOCH + 299..STEPS).contains(&then));
     let mut fourth = Rank::new("d:1");
     let known = known.max(reported(&second.heard, then));
     let standing = Standing { source: Some(0), lacking: vec![1], first_step: then, reported_step: known };
@@ -235,6 +239,24 @@ fn all_ranks_give_way_after_the_same_step_and_a_third_is_let_in() {
     let audits: Vec<_> = results(&[&first_heard, &one.heard]).into_iter().map(|epoch| epoch.audit.unwrap()).collect();
     assert_eq!(audits.len(), 4);
     assert!(audits.iter().all(|audit| audit.hash_low == audit.expected_hash_low && audit.rows == ROWS));
+}
+
+#[test]
+fn a_joiner_of_a_scripted_run_needs_no_file_of_its_own() {
+    let (run, module) = Run::scripted();
+    let (weights, _) = run.undisturbed();
+    let (mut one, mut other) = (Rank::new("a:1"), Rank::new("b:1"));
+    run.seat(&Standing::default(), &mut [&mut one, &mut other]);
+    one.shared().give_way.store(true, Ordering::Relaxed);
+    let at = one.end().step;
+    assert_eq!(other.end().step, at);
+    std::fs::write(module, "another").unwrap();
+    let mut joiner = Rank::new("c:1");
+    let standing = Standing { source: Some(0), lacking: vec![1], first_step: at, ..Standing::default() };
+    run.seat(&standing, &mut [&mut one, &mut joiner]);
+    finished(&one.end());
+    finished(&joiner.end());
+    assert!(one.weights() == weights && joiner.weights() == weights);
 }
 
 #[test]

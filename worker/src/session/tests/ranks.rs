@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     net::TcpListener,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -21,11 +21,13 @@ use proto::{
     Deadlines,
     v1::{self, Holding, job_ended::Outcome, worker_message::Message},
 };
+use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 
 use crate::{
     job::{Job, Shared},
     session::running::{Running, Word},
+    torchscript::{Part, Script},
 };
 
 /// Of the run: long enough that a fault set by a step hits before its end, also on a busy machine.
@@ -68,13 +70,32 @@ pub struct Standing {
 impl Run {
     /// Four epochs. `validation`: lists to validate with.
     pub fn new(validation: u64, settings: &str) -> Self {
+        let model = "kind = \"mlp\"\nhidden = [8]\ndropout = 0.1\nnormalize = \"standard\"";
+        Self::of(tempfile::tempdir().unwrap(), model, validation, settings)
+    }
+
+    /// The same of a scripted module, and the module's file.
+    pub fn scripted() -> (Self, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("module.pt");
+        let [w, b] = [[1, 2].as_slice(), &[1]]
+            .map(|shape| (Tensor::ones(shape, (Kind::Float, Device::Cpu)) * 0.1).set_requires_grad(true));
+        let features = ["price", "rating"].map(str::to_owned);
+        let part = |path, tensor| Part { path, tensor, is_parameter: true };
+        let forward = "def forward(self, x: Tensor) -> Tensor:\n    return torch.addmm(self.b, x, torch.t(self.w))\n";
+        let module = Script::build(&[part("w", &w), part("b", &b)], &features, None, forward).unwrap();
+        std::fs::write(&path, module.save(&[]).unwrap()).unwrap();
+        let model = format!("kind = \"torchscript\"\npath = {path:?}\nnormalize = \"standard\"");
+        (Self::of(folder, &model, 40, ""), path)
+    }
+
+    fn of(folder: TempDir, model: &str, validation: u64, settings: &str) -> Self {
         let (train, valid) = (folder.path().join("train.parquet"), folder.path().join("validation.parquet"));
         write(&train, LISTS, 1);
         write(&valid, validation, 2);
         let spec_toml = format!(
             "name = \"elastic\"\nseed = 7\n[data]\ntrain = {train:?}\nvalidation = {valid:?}\nblock_bytes = \"64 KiB\"\n\
-             [model]\nkind = \"mlp\"\nhidden = [8]\ndropout = 0.1\nnormalize = \"standard\"\n[loss]\nkind = \"listnet\"\n\
+             [model]\n{model}\n[loss]\nkind = \"listnet\"\n\
              [training]\nepochs = 4\nbatch = {LISTS_A_STEP}\n[cluster]\nworkers = 2\nlanes = 16\n{settings}\n"
         );
         let spec = proto::spec::parse(&spec_toml, &[]).unwrap_or_else(|problems| panic!("{problems}"));
@@ -168,7 +189,7 @@ impl Rank {
         let mut running = self.running.take().unwrap();
         self.kept = loop {
             match runtime.block_on(running.word(true)) {
-                Word::Report(message) => self.heard.push(message),
+                Word::Report(message) => self.heard.push(*message),
                 Word::Done(job) => break job,
             }
         };
