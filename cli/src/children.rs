@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use proto::addresses::coordinators;
 use tokio::{
     process::{Child, ChildStdin, Command},
     sync::watch,
@@ -20,7 +21,6 @@ use tokio::{
 
 use crate::{
     args::{Device, WorkerArgs},
-    client::with_scheme,
     errors::Fault,
 };
 
@@ -85,8 +85,12 @@ pub fn become_worker(args: &WorkerArgs) -> Fault {
         Ok(binary) => binary,
         Err(fault) => return fault,
     };
+    let addresses = match coordinators(&args.at.coordinator) {
+        Ok(addresses) => addresses.join(","),
+        Err(error) => return Fault::words(error.to_string()).hint("write `--coordinator http://HOST:7070`"),
+    };
     let mut command = std::process::Command::new(&binary);
-    command.arg("--coordinator").arg(with_scheme(&args.at.coordinator));
+    command.arg("--coordinator").arg(addresses);
     if let Some(slot) = args.slot {
         command.arg("--slot").arg(slot.to_string());
     }

@@ -98,6 +98,10 @@ pub enum Call {
     ShutDown {
         reply: Reply<()>,
     },
+    /// Another coordinator goes on with what runs.
+    HandOver {
+        reply: Reply<()>,
+    },
 }
 
 #[derive(Clone)]

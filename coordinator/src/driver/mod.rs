@@ -100,23 +100,33 @@ impl Driver {
                 _ = ticks.tick() => self.tick(),
             }
             let mut farewell = None;
+            let mut hands_over = false;
             for call in calls.drain(..) {
                 match call {
                     Call::ShutDown { reply } => farewell = Some(reply),
+                    Call::HandOver { reply } => {
+                        farewell = Some(reply);
+                        hands_over = true;
+                    }
                     call => self.take(call),
                 }
             }
-            if farewell.is_some() {
-                self.feed_all(|| Event::ShutDown);
-            } else {
-                self.settle();
+            match farewell {
+                None => self.settle(),
+                Some(_) if hands_over => {}
+                Some(_) => self.feed_all(|| Event::ShutDown),
             }
             if let Err(failure) = self.carry_out(farewell.is_none()).await {
-                self.see_everyone_off();
+                // The workers of one that is deposed are its successor's.
+                if self.journal.deposed().is_none() {
+                    self.see_everyone_off();
+                }
                 return Some(failure);
             }
             if let Some(reply) = farewell {
-                self.see_everyone_off();
+                if !hands_over {
+                    self.see_everyone_off();
+                }
                 let flushed = self.flush().await;
                 let _ = reply.send(Ok(()));
                 return flushed.err();
@@ -188,7 +198,7 @@ impl Driver {
             }
             Call::Warn { run, message } => self.feed_named(&run, Event::Warned(message)),
             // Taken by `drive`.
-            Call::ShutDown { .. } => {}
+            Call::ShutDown { .. } | Call::HandOver { .. } => {}
         }
     }
 
