@@ -33,7 +33,7 @@ bring() {
     rm -rf "$root/target-$name"
     # Their own optimisation is enough for a test; what they take to build is not to be longer than what they test. Away from the
     # checkout, whose cargo configuration is for the house.
-    (cd "$root" && CARGO_TARGET_DIR="$root/target-$name" CARGO_PROFILE_RELEASE_OPT_LEVEL=2 CARGO_PROFILE_RELEASE_LTO=off \
+    (cd "$root" && CARGO_TARGET_DIR="$root/target-$name" CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off \
         CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_DEBUG=0 \
         cargo install --quiet --force --root "$root" "$crate" "$@" 9>&- >&2) \
         || fail "\`$crate\` could not be built" "see the messages above; without the network, set LOCKSTEP_SERVERS"

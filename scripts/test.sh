@@ -7,18 +7,17 @@ set -euo pipefail
 "$LOCKSTEP_ROOT/scripts/setup.sh"
 cd "$LOCKSTEP_ROOT"
 
+# Built beside what is fetched below: one wants processors, the other the network.
+folder_of_servers="$(mktemp)"
+trap 'rm -f "$folder_of_servers"' EXIT
+scripts/servers.sh >"$folder_of_servers" &
+building_servers=$!
+
 if python="$(scripts/peers.sh)"; then
     export LOCKSTEP_PEERS_PYTHON="$python"
 else
     [ "${CI:-}" != true ] || fail "the peers' Python could not be made" "see the message above"
     say "*** SKIPPED: tests against PyTorch, for want of its packages (see above)"
-fi
-
-if servers="$(scripts/servers.sh)"; then
-    export LOCKSTEP_TANSU="$servers/tansu" LOCKSTEP_S3S="$servers/s3s-fs"
-else
-    [ "${CI:-}" != true ] || fail "the servers could not be built" "see the message above"
-    say "*** SKIPPED: tests against a broker and S3, for want of their servers (see above)"
 fi
 
 if ! command -v etcd >/dev/null && [ "${CI:-}" = true ] && [ "$(id -u)" = 0 ]; then
@@ -58,6 +57,14 @@ bring label-studio LOCKSTEP_LABEL_STUDIO_PYTHON "Label Studio"
 bring evaluation LOCKSTEP_EVALUATION_PYTHON "trec_eval, LightGBM, XGBoost, scikit-learn and ranx"
 bring obp LOCKSTEP_OBP_PYTHON "obp"
 bring mlflow LOCKSTEP_MLFLOW_PYTHON "MLflow"
+
+if wait "$building_servers"; then
+    servers="$(cat "$folder_of_servers")"
+    export LOCKSTEP_TANSU="$servers/tansu" LOCKSTEP_S3S="$servers/s3s-fs"
+else
+    [ "${CI:-}" != true ] || fail "the servers could not be built" "see the message above"
+    say "*** SKIPPED: tests against a broker and S3, for want of their servers (see above)"
+fi
 
 say "formatting"
 cargo fmt --all --check

@@ -95,11 +95,9 @@ pub enum Call {
         run: String,
         message: String,
     },
+    /// `runs_go_on`: another coordinator of this state folder will take them up; else they are stopped, and workers dismissed.
     ShutDown {
-        reply: Reply<()>,
-    },
-    /// Another coordinator goes on with what runs.
-    HandOver {
+        runs_go_on: bool,
         reply: Reply<()>,
     },
 }

@@ -316,12 +316,6 @@ impl Coordinator {
         self.lead.map(Lead::stand_by)
     }
 
-    /// Ends once records are where they last, and leaves what runs to whoever leads next: workers train on. With a journal of its own that is
-    /// this coordinator when it is started again.
-    pub async fn hand_over(self) {
-        self.end(|reply| Call::HandOver { reply }).await;
-    }
-
     /// Why it broke, once [`Coordinator::broken`] has returned; absent: a fault of the program.
     pub fn fault(&self) -> Option<&v1::Failure> {
         self.fault.as_ref()
@@ -335,11 +329,17 @@ impl Coordinator {
 
     /// Stops what still runs (resumable from its checkpoints), dismisses the workers, and ends once records and checkpoints are on disk.
     pub async fn shutdown(self) {
-        self.end(|reply| Call::ShutDown { reply }).await;
+        self.end(false).await;
     }
 
-    async fn end(mut self, farewell: impl FnOnce(inbox::Reply<()>) -> Call) {
-        let asked = self.handle.0.ask(farewell);
+    /// Ends once records and checkpoints are on disk, and leaves the runs to their workers, who train on: whoever leads next takes them
+    /// up, or a coordinator that is started on this state folder.
+    pub async fn hand_over(self) {
+        self.end(true).await;
+    }
+
+    async fn end(mut self, runs_go_on: bool) {
+        let asked = self.handle.0.ask(|reply| Call::ShutDown { runs_go_on, reply });
         if timeout(FAREWELL, asked).await.is_err() {
             tracing::error!("driver does not answer, records may be lost");
         }

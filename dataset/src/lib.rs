@@ -2,6 +2,7 @@
 //! reads what and when, and the [`reader`]s that hand out ready batches.
 
 pub mod checkpoint;
+pub mod files;
 pub mod lanes;
 pub mod layout;
 pub mod lists;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    fs::{self, File},
+    fs::File,
     io,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
@@ -19,6 +19,7 @@ use parquet::arrow::{
 use proto::{spec::Data, v1};
 
 use crate::{
+    files::files_under,
     layout::{self, Footer},
     lists::ListCounter,
 };
@@ -90,7 +91,7 @@ pub fn build(root: &Path, data: &Data, lists: bool) -> Result<v1::Manifest, Data
     })
 }
 
-/// The files of a dataset, sorted by path; names starting with `.` or `_` are not data.
+/// The files of a dataset, sorted by path.
 pub(crate) fn parquet_files(root: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     let unreadable = |path: &Path, error: io::Error| {
         let wrong = DatasetError::new(root, format!("cannot read `{}`: {error}", path.display()));
@@ -100,26 +101,7 @@ pub(crate) fn parquet_files(root: &Path) -> Result<Vec<PathBuf>, DatasetError> {
             wrong
         }
     };
-    if fs::metadata(root).map_err(|error| unreadable(root, error))?.is_file() {
-        return Ok(vec![root.to_owned()]);
-    }
-    let (mut found, mut folders) = (Vec::new(), vec![root.to_owned()]);
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).map_err(|error| unreadable(&folder, error))? {
-            let path = entry.map_err(|error| unreadable(&folder, error))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if name.starts_with(['.', '_']) {
-                continue;
-            }
-            if path.is_dir() {
-                folders.push(path);
-            } else if name.ends_with(".parquet") {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
+    files_under(root, |name| name.ends_with(".parquet"), unreadable)
 }
 
 /// A file whose footer has been read.

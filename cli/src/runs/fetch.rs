@@ -2,7 +2,10 @@
 
 use std::{path::Path, process::ExitCode};
 
-use coordinator::{checkpoints, kept::Kept};
+use coordinator::{
+    checkpoints::{self, Arrival},
+    kept::Kept,
+};
 use serde_json::json;
 
 use super::{keeper::Keeper, the_best};
@@ -58,17 +61,16 @@ fn copy(run: &Kept, out: &Path) -> Result<&'static str, Fault> {
 async fn download(keeper: &Keeper, run: &Kept, out: &Path) -> Result<&'static str, Fault> {
     let parent = out.parent().unwrap_or(Path::new("."));
     let cannot = |error: &std::io::Error| Fault::run(format!("cannot write to `{}`", parent.display())).because(error);
-    std::fs::create_dir_all(parent).map_err(|error| cannot(&error))?;
-    let staging = tempfile::Builder::new().prefix(".fetch-").tempdir_in(parent).map_err(|error| cannot(&error))?;
-    let what = match keeper.download(run, staging.path()).await? {
+    let arrival = Arrival::begin(out).map_err(|error| cannot(&error))?;
+    let what = match keeper.download(run, arrival.path()).await? {
         Some("checkpoint") => {
             // It is sent last.
-            if !staging.path().join(proto::checkpoint::MANIFEST).exists() {
+            if !arrival.path().join(proto::checkpoint::MANIFEST).exists() {
                 let fault =
                     Fault::run(format!("the checkpoint of run `{}` has not arrived there altogether", run.run_id));
                 return Err(fault.hint("wait, or send the rest with `lockstep runs sync` where the run was trained"));
             }
-            checkpoints::verify(staging.path()).map_err(|why| {
+            checkpoints::verify(arrival.path()).map_err(|why| {
                 Fault::run(format!("the checkpoint that MLflow has of run `{}` is damaged", run.run_id)).caused_by(why)
             })?;
             "the best checkpoint"
@@ -80,6 +82,6 @@ async fn download(keeper: &Keeper, run: &Kept, out: &Path) -> Result<&'static st
             ));
         }
     };
-    std::fs::rename(staging.keep(), out).map_err(|error| cannot(&error))?;
+    arrival.commit().map_err(|error| cannot(&error))?;
     Ok(what)
 }

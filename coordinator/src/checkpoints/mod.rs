@@ -7,6 +7,7 @@
 //! ```
 //! Everything here blocks; the driver runs it off its own thread. Which checkpoint is the best is not decided here.
 
+pub mod arrival;
 pub mod best;
 pub mod publish;
 pub mod resume;
@@ -26,6 +27,7 @@ use proto::{
 };
 use rustix::fs::FlockOperation;
 
+pub use arrival::Arrival;
 pub use dataset::checkpoint::verify;
 pub use resume::{VerifiedCheckpoint, resolve_resume, resolve_start};
 
@@ -192,13 +194,11 @@ pub fn copy(from: &Path, to: &Path) -> Result<(), CheckpointError> {
         CheckpointError::new(format!("checkpoint `{}` is damaged: {why}", from.display()), hint)
     })?;
     let copied = || {
-        let parent = to.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(parent)?;
-        let staging = tempfile::Builder::new().prefix(".fetch-").tempdir_in(parent)?;
+        let arrival = Arrival::begin(to)?;
         for name in manifest.files.iter().map(|file| file.name.as_str()).chain([MANIFEST]) {
-            fs::copy(from.join(name), staging.path().join(name))?;
+            fs::copy(from.join(name), arrival.path().join(name))?;
         }
-        fs::rename(staging.keep(), to)
+        arrival.commit()
     };
     copied().map_err(|error: io::Error| {
         let hint = "name a folder that can be written to, and is not there yet";

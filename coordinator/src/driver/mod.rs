@@ -100,21 +100,16 @@ impl Driver {
                 _ = ticks.tick() => self.tick(),
             }
             let mut farewell = None;
-            let mut hands_over = false;
             for call in calls.drain(..) {
                 match call {
-                    Call::ShutDown { reply } => farewell = Some(reply),
-                    Call::HandOver { reply } => {
-                        farewell = Some(reply);
-                        hands_over = true;
-                    }
+                    Call::ShutDown { runs_go_on, reply } => farewell = Some((runs_go_on, reply)),
                     call => self.take(call),
                 }
             }
-            match farewell {
+            match &farewell {
+                Some((true, _)) => {}
+                Some((false, _)) => self.feed_all(|| Event::ShutDown),
                 None => self.settle(),
-                Some(_) if hands_over => {}
-                Some(_) => self.feed_all(|| Event::ShutDown),
             }
             if let Err(failure) = self.carry_out(farewell.is_none()).await {
                 // The workers of one that is deposed are its successor's.
@@ -123,8 +118,8 @@ impl Driver {
                 }
                 return Some(failure);
             }
-            if let Some(reply) = farewell {
-                if !hands_over {
+            if let Some((runs_go_on, reply)) = farewell {
+                if !runs_go_on {
                     self.see_everyone_off();
                 }
                 let flushed = self.flush().await;
@@ -198,7 +193,7 @@ impl Driver {
             }
             Call::Warn { run, message } => self.feed_named(&run, Event::Warned(message)),
             // Taken by `drive`.
-            Call::ShutDown { .. } | Call::HandOver { .. } => {}
+            Call::ShutDown { .. } => {}
         }
     }
 

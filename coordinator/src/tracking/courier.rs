@@ -1,27 +1,22 @@
 //! Carries one run to its server, parcel by parcel, until all of it has arrived.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
-use proto::{
-    checkpoint::{CheckpointManifest, MANIFEST},
-    v1,
-};
+use proto::{checkpoint::MANIFEST, v1};
 use tokio::{
     sync::{Semaphore, watch},
     time::{Duration, sleep},
 };
 
 use super::{
-    ExportModel, Settings,
-    about::{first_tags, later_tags, parameters, status_word},
+    ExportModel,
+    about::{Pairs, RUN_ID, first_tags, later_tags, parameters, status_word},
     board::Board,
     mlflow::{Experiment, Mlflow, Trouble},
-    parcel::pack,
+    model::Model,
+    parcel::{Batch, pack},
     patience::pause,
+    servers::{Server, Servers},
 };
 use crate::{
     inbox::{Call, Inbox},
@@ -34,20 +29,19 @@ const CHUNK: usize = 256;
 const GATHER_FOR: Duration = Duration::from_secs(1);
 /// A journal that cannot be read is tried again.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(2);
-
-/// Where a run's artifacts are: the model as MLflow loads it, the checkpoint as Lockstep does.
-pub const MODEL_FOLDER: &str = "model";
-pub const CHECKPOINT_FOLDER: &str = "checkpoint";
+/// So often a server rejects the same thing, before it is believed.
+const REJECTIONS: u32 = 3;
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 pub(super) struct Courier {
     pub run: String,
     pub inbox: Inbox,
     pub journal: Journal,
-    pub settings: Settings,
+    pub servers: Servers,
+    pub export: Option<Arc<ExportModel>>,
     pub durable: watch::Receiver<u64>,
     pub nudges: watch::Receiver<u64>,
     pub board: Board,
-    pub at_work: Arc<Semaphore>,
 }
 
 /// What this life of the courier knows beyond the record. Another life does these things again, to no effect.
@@ -97,12 +91,12 @@ struct Outage {
 impl Courier {
     /// Until the run has arrived, or the coordinator goes.
     pub async fn deliver(mut self) {
-        let Some((mut record, mlflow)) = self.begin().await else { return };
+        let Some((mut record, Server { mlflow, at_work })) = self.begin().await else { return };
         let mut outage = Outage::default();
         let mut done = Done::default();
         loop {
             let nudge = *self.nudges.borrow_and_update();
-            let tried = match Arc::clone(&self.at_work).acquire_owned().await {
+            let tried = match Semaphore::acquire_owned(Arc::clone(&at_work)).await {
                 Ok(_permit) => self.try_once(&mlflow, &mut record, &mut done).await,
                 Err(_) => return,
             };
@@ -147,7 +141,7 @@ impl Courier {
     }
 
     /// The record is written just before, or at the same time as, the run is handed over.
-    async fn begin(&mut self) -> Option<(v1::Tracking, Mlflow)> {
+    async fn begin(&mut self) -> Option<(v1::Tracking, Server)> {
         let record = loop {
             match self.read(|journal, run| journal.tracking(run)).await {
                 Ok(Some(record)) => break record,
@@ -156,10 +150,11 @@ impl Courier {
                 Err(_) => sleep(READ_AGAIN_AFTER).await,
             }
         };
-        match Mlflow::new(&record.url, self.settings.credentials.clone()) {
-            Ok(mlflow) => {
+        match self.servers.at(&record.url) {
+            Ok(Server { mlflow, at_work }) => {
                 let (board, run) = (self.board.clone(), self.run.clone());
-                Some((record, mlflow.heard_by(Arc::new(move || board.delivered(&run)))))
+                let mlflow = mlflow.heard_by(Arc::new(move || board.delivered(&run)));
+                Some((record, Server { mlflow, at_work }))
             }
             Err(trouble) => {
                 tracing::error!(run = %self.run, %trouble, "the run cannot be tracked");
@@ -180,8 +175,7 @@ impl Courier {
         // Before the first event, once.
         if !done.introduced && record.after_sequence == 0 {
             let (parameters, tags) = (parameters(&status.spec_toml), first_tags(&status));
-            let told = mlflow.log(&record.mlflow_run_id, &[], &parameters, &tags).await;
-            self.unless_forgotten(told, record).await?;
+            self.log(mlflow, record, Batch { parameters, tags, ..Batch::default() }).await?;
             done.introduced = true;
         }
         let over = status.ended_unix_micros > 0;
@@ -192,9 +186,8 @@ impl Courier {
         events.retain(|event| event.unix_micros <= through);
         match pack(&events) {
             Some(parcel) => {
-                let tags = if parcel.tells_more { later_tags(&status) } else { Default::default() };
-                let told = mlflow.log(&record.mlflow_run_id, &parcel.points, &Default::default(), &tags).await;
-                self.unless_forgotten(told, record).await?;
+                let tags = if parcel.tells_more { later_tags(&status) } else { Pairs::new() };
+                self.log(mlflow, record, Batch { points: parcel.points, tags, ..Batch::default() }).await?;
                 record.after_sequence = parcel.through;
                 self.save(record).await?;
                 Ok(Came::Through)
@@ -220,11 +213,51 @@ impl Courier {
             Some(run) => run,
             None => {
                 let start_millis = status.created_unix_micros / 1000;
-                mlflow.create_run(&experiment.id, &status.name, start_millis, &first_tags(status)).await?
+                // What it is found by; the others are logged, where one that is rejected can be left out.
+                let tags = Pairs::from([(RUN_ID.to_owned(), self.run.clone())]);
+                mlflow.create_run(&experiment.id, &status.name, start_millis, &tags).await?
             }
         };
+        if let Err(Trouble::Rejected(why)) = mlflow.reaches(&run.artifact_uri).await {
+            self.warn(format!(
+                "tracking: MLflow at {}: the run and its curves will be there, but not its model: {why}",
+                mlflow.url()
+            ))
+            .await;
+        }
         (record.experiment_id, record.mlflow_run_id, record.artifact_uri) = (experiment.id, run.id, run.artifact_uri);
         Ok(())
+    }
+
+    /// What a server goes on rejecting is sent in pieces, and those that it rejects by themselves are left out: the rest of the run does not
+    /// wait for them. They stay here.
+    async fn log(&self, mlflow: &Mlflow, record: &mut v1::Tracking, batch: Batch) -> Result<(), Stopped> {
+        let told = insist(record, || mlflow.log(&record.mlflow_run_id, &batch)).await;
+        if matches!(told, Err(Trouble::Invalid(_))) {
+            for (name, piece) in batch.pieces() {
+                match mlflow.log(&record.mlflow_run_id, &piece).await {
+                    Err(Trouble::Invalid(why)) => self.leave_out(mlflow, record, &name, &why).await,
+                    told => self.unless_forgotten(told, record).await?,
+                }
+            }
+        } else {
+            self.unless_forgotten(told, record).await?;
+        }
+        Ok(())
+    }
+
+    /// Those who watch are told once of each.
+    async fn leave_out(&self, mlflow: &Mlflow, record: &mut v1::Tracking, what: &str, why: &str) {
+        if record.left_out.iter().any(|known| known == what) {
+            return;
+        }
+        record.left_out.push(what.to_owned());
+        tracing::info!(run = %self.run, url = mlflow.url(), what, why, "tracker rejects a part of the run");
+        self.warn(format!(
+            "tracking: MLflow at {} does not take the {what}: {why}; it is left out there and kept here, the rest goes on",
+            mlflow.url()
+        ))
+        .await;
     }
 
     /// A server that has forgotten the run is told all of it again.
@@ -249,18 +282,22 @@ impl Courier {
         if !done.ended {
             let end_millis = status.ended_unix_micros / 1000;
             // The last events may have gone out with tags of a moment before the end.
-            let told = mlflow.log(&record.mlflow_run_id, &[], &Default::default(), &later_tags(status)).await;
-            self.unless_forgotten(told, record).await?;
-            let told = mlflow.end_run(&record.mlflow_run_id, status_word(status.phase()), end_millis).await;
-            self.unless_forgotten(told, record).await?;
+            self.log(mlflow, record, Batch { tags: later_tags(status), ..Batch::default() }).await?;
+            let status = status_word(status.phase());
+            match insist(record, || mlflow.end_run(&record.mlflow_run_id, status, end_millis)).await {
+                Err(Trouble::Invalid(why)) => {
+                    self.leave_out(mlflow, record, "run's end", &why).await;
+                }
+                told => self.unless_forgotten(told, record).await?,
+            }
             done.ended = true;
         }
         let Some(best) = &status.best else {
-            record.standing = "all has arrived; the run left no checkpoint".into();
+            record.standing = self.standing(record, "the run left no checkpoint", "");
             return Ok(());
         };
         if done.model.is_none() {
-            done.model = Some(Model::of(PathBuf::from(&best.path), self.settings.export.clone()).await);
+            done.model = Some(Model::of(PathBuf::from(&best.path), self.export.clone()).await);
         }
         let mut remark = done.model.as_ref().map(|model| model.remark.clone()).unwrap_or_default();
         let mut files: Vec<_> = done.model.iter().flat_map(|model| &model.files).collect();
@@ -274,23 +311,31 @@ impl Courier {
                 Ok(()) => {
                     done.files.insert(path.clone());
                 }
-                Err(Trouble::Rejected(why)) => {
+                Err(Trouble::Rejected(why) | Trouble::Invalid(why)) => {
                     remark = format!("`{path}` could not be handed over: {why}");
                     break;
                 }
                 Err(trouble) => return Err(trouble.into()),
             }
         }
-        record.standing = match remark.as_str() {
-            "" => "all has arrived, the best model too".into(),
-            remark => {
-                tracing::info!(run = %self.run, remark, "the model is not altogether tracked");
-                let standing = format!("all has arrived, but {remark}");
-                self.board.remark(&self.run, &standing);
-                standing
-            }
-        };
+        record.standing = self.standing(record, "the best model too", &remark);
         Ok(())
+    }
+
+    /// How a run stands that is told to its end. `remark`: what is missing of its model.
+    fn standing(&self, record: &v1::Tracking, well: &str, remark: &str) -> String {
+        let rejected = match record.left_out.len() {
+            0 => String::new(),
+            _ => format!("MLflow rejected the {}", record.left_out.join(", the ")),
+        };
+        let missing: Vec<&str> = [rejected.as_str(), remark].into_iter().filter(|words| !words.is_empty()).collect();
+        if missing.is_empty() {
+            return format!("all has arrived, {well}");
+        }
+        let standing = format!("all has arrived, but {}", missing.join("; "));
+        tracing::info!(run = %self.run, standing, "the run is not altogether tracked");
+        self.board.remark(&self.run, &standing);
+        standing
     }
 
     async fn through(&self, mlflow: &Mlflow, outage: &mut Outage) {
@@ -355,6 +400,23 @@ impl Courier {
     }
 }
 
+/// A rejection may be a matter of the moment: it is asked for again, unless the server has rejected something of this run before.
+async fn insist<F: Future<Output = Result<(), Trouble>>>(
+    record: &v1::Tracking,
+    ask: impl Fn() -> F,
+) -> Result<(), Trouble> {
+    let mut told = ask().await;
+    let again = if record.left_out.is_empty() { REJECTIONS - 1 } else { 0 };
+    for _ in 0..again {
+        if !matches!(told, Err(Trouble::Invalid(_))) {
+            break;
+        }
+        sleep(ASK_AGAIN_AFTER).await;
+        told = ask().await;
+    }
+    told
+}
+
 /// The experiment of this name, made where there is none.
 async fn experiment(mlflow: &Mlflow, name: &str) -> Result<Experiment, Trouble> {
     let found = match mlflow.experiment(name).await? {
@@ -373,66 +435,4 @@ async fn experiment(mlflow: &Mlflow, name: &str) -> Result<Experiment, Trouble> 
         Some(experiment) => Ok(experiment),
         None => Err(Trouble::Rejected(format!("experiment `{name}` can neither be found nor made"))),
     }
-}
-
-/// What is uploaded of a checkpoint, by its path among the artifacts.
-struct Model {
-    files: BTreeMap<String, PathBuf>,
-    /// What is not among them, and why.
-    remark: String,
-    /// Holds what was exported.
-    _exported: Option<tempfile::TempDir>,
-}
-
-impl Model {
-    async fn of(checkpoint: PathBuf, export: Option<Arc<ExportModel>>) -> Self {
-        let nothing = |remark: String| Self { files: BTreeMap::new(), remark, _exported: None };
-        let gathered = tokio::task::spawn_blocking(move || Self::gather(&checkpoint, export.as_deref()));
-        gathered.await.unwrap_or_else(|_| nothing("gathering its best model broke off".into()))
-    }
-
-    fn gather(checkpoint: &Path, export: Option<&ExportModel>) -> Self {
-        let mut files = BTreeMap::new();
-        let manifest = std::fs::read(checkpoint.join(MANIFEST)).ok();
-        let Some(manifest) = manifest.and_then(|text| serde_json::from_slice::<CheckpointManifest>(&text).ok()) else {
-            let remark = format!("its best checkpoint, `{}`, is not there any more", checkpoint.display());
-            return Self { files, remark, _exported: None };
-        };
-        for name in manifest.files.iter().map(|file| file.name.as_str()).chain([MANIFEST]) {
-            files.insert(format!("{CHECKPOINT_FOLDER}/{name}"), checkpoint.join(name));
-        }
-        let exported = match export {
-            None => Err("there is no `lockstep-worker` here to make an MLflow model of its best checkpoint".to_owned()),
-            Some(export) => exported(export, checkpoint, &mut files)
-                .map_err(|why| format!("no MLflow model could be made of its best checkpoint: {why}")),
-        };
-        match exported {
-            Ok(folder) => Self { files, remark: String::new(), _exported: Some(folder) },
-            Err(remark) => Self { files, remark, _exported: None },
-        }
-    }
-}
-
-fn exported(
-    export: &ExportModel,
-    checkpoint: &Path,
-    files: &mut BTreeMap<String, PathBuf>,
-) -> Result<tempfile::TempDir, String> {
-    let folder = tempfile::tempdir().map_err(|error| format!("no folder for it: {error}"))?;
-    let model = folder.path().join(MODEL_FOLDER);
-    export(checkpoint, &model)?;
-    files_in(folder.path(), &model, files).map_err(|error| format!("`{}`: {error}", model.display()))?;
-    Ok(folder)
-}
-
-fn files_in(root: &Path, folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            files_in(root, &path, files)?;
-        } else if let Some(name) = path.strip_prefix(root).ok().and_then(Path::to_str) {
-            files.insert(name.to_owned(), path);
-        }
-    }
-    Ok(())
 }

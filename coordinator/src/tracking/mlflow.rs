@@ -1,22 +1,24 @@
 //! Requests to an MLflow server: who we are, how long an answer may take, and what answers mean. Nothing is tried twice here.
 
 mod artifacts;
+mod credentials;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use reqwest::{
     Method, RequestBuilder, StatusCode, Url,
-    header::{HeaderValue, LOCATION, RETRY_AFTER},
+    header::{LOCATION, RETRY_AFTER},
     redirect::Policy,
 };
 use serde_json::{Value, json};
 
 pub use artifacts::Artifact;
+pub use credentials::Credentials;
 
 use super::{
     about::{Pairs, RUN_ID},
     naming::{from_mlflow, to_mlflow, value_from_mlflow, value_to_mlflow},
-    parcel::{METRICS_AT_MOST, Point},
+    parcel::{Batch, METRICS_AT_MOST, Point},
 };
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -29,52 +31,6 @@ const RUNS_A_PAGE: usize = 200;
 const POINTS_A_PAGE: usize = 10_000;
 /// Of what a server says, so much is shown.
 const SAID_AT_MOST: usize = 300;
-
-/// Who we are to the server. Never shown, never kept.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub enum Credentials {
-    #[default]
-    None,
-    Token(String),
-    Password {
-        user: String,
-        password: String,
-    },
-}
-
-impl Credentials {
-    /// As MLflow's own clients are told: `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, else `MLFLOW_TRACKING_TOKEN`.
-    pub fn from_environment() -> Self {
-        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        match (set("MLFLOW_TRACKING_USERNAME"), set("MLFLOW_TRACKING_TOKEN")) {
-            (Some(user), _) => Self::Password { user, password: set("MLFLOW_TRACKING_PASSWORD").unwrap_or_default() },
-            (None, Some(token)) => Self::Token(token),
-            (None, None) => Self::None,
-        }
-    }
-}
-
-impl Credentials {
-    /// What no header takes would be found out with each request.
-    fn check(&self) -> Result<(), Trouble> {
-        match self {
-            Self::Token(token) if HeaderValue::from_str(token).is_err() => Err(Trouble::Rejected(
-                "MLFLOW_TRACKING_TOKEN holds a line break, or another character that no header takes".into(),
-            )),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::None => "no credentials",
-            Self::Token(_) => "Token(…)",
-            Self::Password { .. } => "Password(…)",
-        })
-    }
-}
 
 /// Why a request was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -97,6 +53,9 @@ pub enum Trouble {
     /// It never will, as things are.
     #[error("{0}")]
     Rejected(String),
+    /// It would carry out others: this one holds something that it does not take.
+    #[error("{0}")]
+    Invalid(String),
 }
 
 impl Trouble {
@@ -108,7 +67,7 @@ impl Trouble {
                 "set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, where the coordinator (or this command) \
                  is started"
             }
-            Self::Gone(_) | Self::Deleted(_) | Self::Rejected(_) => "",
+            Self::Gone(_) | Self::Deleted(_) | Self::Rejected(_) | Self::Invalid(_) => "",
         }
     }
 }
@@ -209,7 +168,7 @@ impl Mlflow {
     pub async fn create_experiment(&self, name: &str) -> Result<Option<Experiment>, Trouble> {
         match self.post("experiments/create", &json!({ "name": name })).await {
             Ok(answer) => Ok(Some(Experiment { id: text(&answer, "experiment_id"), deleted: false })),
-            Err(Trouble::Rejected(why)) if why.contains("RESOURCE_ALREADY_EXISTS") => Ok(None),
+            Err(Trouble::Invalid(why)) if why.contains("RESOURCE_ALREADY_EXISTS") => Ok(None),
             Err(trouble) => Err(trouble),
         }
     }
@@ -268,7 +227,8 @@ impl Mlflow {
     }
 
     /// Points that are there already stay as they are, so all of it may be sent again.
-    pub async fn log(&self, run: &str, points: &[Point], parameters: &Pairs, tags: &Pairs) -> Result<(), Trouble> {
+    pub async fn log(&self, run: &str, batch: &Batch) -> Result<(), Trouble> {
+        let points = &batch.points;
         let metric = |point: &Point| {
             json!({
                 "key": to_mlflow(&point.name),
@@ -277,8 +237,8 @@ impl Mlflow {
                 "step": point.step,
             })
         };
-        let parameters: Vec<Value> = parameters.iter().map(pair).collect();
-        let tags: Vec<Value> = tags.iter().map(pair).collect();
+        let parameters: Vec<Value> = batch.parameters.iter().map(pair).collect();
+        let tags: Vec<Value> = batch.tags.iter().map(pair).collect();
         let batches = [
             points.len().div_ceil(METRICS_AT_MOST),
             parameters.len().div_ceil(PAIRS_AT_MOST),
@@ -401,10 +361,12 @@ impl Mlflow {
                 Trouble::Deleted(format!("it was deleted there{colon}"))
             }
             StatusCode::NOT_FOUND if code.is_empty() => self.strange("it does not know MLflow's requests (404)"),
-            _ => {
-                let code = if code.is_empty() { number.to_string() } else { code };
-                Trouble::Rejected(format!("the server rejected a request, {code}{colon}"))
+            // What MLflow itself says no to, and what is too much for somebody in front of it.
+            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
+                Trouble::Invalid(rejected(number, &code, &colon))
             }
+            _ if !code.is_empty() => Trouble::Invalid(rejected(number, &code, &colon)),
+            _ => Trouble::Rejected(rejected(number, &code, &colon)),
         })
     }
 
@@ -427,6 +389,14 @@ impl Mlflow {
 
     fn strange(&self, what: &str) -> Trouble {
         Trouble::Rejected(format!("the server at {} does not answer as MLflow does: {what}", self.base))
+    }
+}
+
+/// `code`: MLflow's word for it, where it has one.
+fn rejected(status: u16, code: &str, said: &str) -> String {
+    match code {
+        "" => format!("the server rejected a request, {status}{said}"),
+        code => format!("the server rejected a request, {code}{said}"),
     }
 }
 
@@ -505,11 +475,5 @@ mod tests {
         ];
         assert!(said[0].contains("MLFLOW_TRACKING_USERNAME") && said[1].contains("a line break"), "{said:?}");
         assert!(!said.iter().any(|said| said.contains("hunter2")), "{said:?}");
-    }
-
-    #[test]
-    fn credentials_are_not_shown() {
-        let secret = Credentials::Password { user: "ann".into(), password: "hunter2".into() };
-        assert_eq!(format!("{secret:?} {:?}", Credentials::Token("hunter2".into())), "Password(…) Token(…)");
     }
 }

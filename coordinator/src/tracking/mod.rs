@@ -6,21 +6,24 @@
 //! sent again, and MLflow's database keeps a point (name, time, step, value) once: points carry the times of their events. A run is looked
 //! for by its tag before one is made.
 //!
-//! [`parcel`], [`naming`], [`about`] and [`patience`] decide, and are pure; [`mlflow`] talks, `courier` carries.
+//! [`parcel`], [`naming`], [`about`] and [`patience`] decide, and are pure; [`mlflow`] talks, `courier` carries, to `servers` that know nothing
+//! of each other.
 
 pub mod about;
 pub(crate) mod board;
 mod courier;
 pub mod mlflow;
+mod model;
 pub mod naming;
 mod parcel;
 mod patience;
+mod servers;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use proto::{spec::Tracking, v1};
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
@@ -29,11 +32,10 @@ use crate::{inbox::Inbox, journal::Journal};
 use board::Board;
 use courier::Courier;
 pub use mlflow::{Credentials, Mlflow, Trouble};
+use servers::Servers;
 
 /// Runs that are handed over at a time: as many as may be live, so that none is turned away.
 const QUEUE: usize = 1024;
-/// Couriers that may be at work at a time; the others wait, and none for long.
-const AT_WORK: usize = 32;
 
 /// A checkpoint's folder in, an MLflow model's folder out (it does not exist yet). Blocking. Says in words why not.
 pub type ExportModel = dyn Fn(&Path, &Path) -> Result<(), String> + Send + Sync;
@@ -88,10 +90,10 @@ impl Tracker {
         let office = Office {
             inbox,
             journal: journal.clone(),
-            settings,
+            servers: Servers::new(settings.credentials),
+            export: settings.export,
             durable: durable.subscribe(),
             board: board.clone(),
-            at_work: Arc::new(Semaphore::new(AT_WORK)),
         };
         for (run, tracking) in tracked.into_iter().filter(|(_, tracking)| !tracking.done) {
             // More than fit are taken up when the coordinator is started again.
@@ -167,10 +169,10 @@ impl Tracker {
 struct Office {
     inbox: Inbox,
     journal: Journal,
-    settings: Settings,
+    servers: Servers,
+    export: Option<Arc<ExportModel>>,
     durable: watch::Receiver<u64>,
     board: Board,
-    at_work: Arc<Semaphore>,
 }
 
 impl Office {
@@ -197,11 +199,11 @@ impl Office {
             run,
             inbox: self.inbox.clone(),
             journal: self.journal.clone(),
-            settings: self.settings.clone(),
+            servers: self.servers.clone(),
+            export: self.export.clone(),
             durable: self.durable.clone(),
             nudges: self.board.nudges(),
             board: self.board.clone(),
-            at_work: Arc::clone(&self.at_work),
         }
     }
 }

@@ -3,6 +3,9 @@
 
 use proto::v1::{self, run_event::Event};
 
+use std::collections::BTreeMap;
+
+use super::about::Pairs;
 use crate::figures::figures;
 
 /// MLflow takes 1000 things at once, of which 100 may be parameters and 100 tags.
@@ -16,6 +19,33 @@ pub struct Point {
     pub value: f64,
     pub unix_millis: u64,
     pub step: u64,
+}
+
+/// What is logged of a run at a time.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    pub points: Vec<Point>,
+    pub parameters: Pairs,
+    pub tags: Pairs,
+}
+
+impl Batch {
+    /// What a server can take or reject by itself, and what that is called: a curve, a parameter, a tag.
+    pub fn pieces(&self) -> Vec<(String, Self)> {
+        let one = |(key, value): (&String, &String)| Pairs::from([(key.clone(), value.clone())]);
+        let parameter = |pair: (&String, &String)| {
+            (format!("parameter `{}`", pair.0), Self { parameters: one(pair), ..Self::default() })
+        };
+        let tag = |pair: (&String, &String)| (format!("tag `{}`", pair.0), Self { tags: one(pair), ..Self::default() });
+        let mut curves: BTreeMap<&str, Vec<Point>> = BTreeMap::new();
+        for point in &self.points {
+            curves.entry(&point.name).or_default().push(point.clone());
+        }
+        let curve =
+            |(name, points): (&str, Vec<Point>)| (format!("curve `{name}`"), Self { points, ..Self::default() });
+        let parameters = self.parameters.iter().map(parameter);
+        parameters.chain(self.tags.iter().map(tag)).chain(curves.into_iter().map(curve)).collect()
+    }
 }
 
 /// Events that are sent together.
@@ -77,6 +107,35 @@ mod tests {
         }
         assert_eq!((sent, after), (3000, 1000));
         assert_eq!(pack(&[]), None);
+    }
+
+    #[test]
+    fn a_batch_comes_apart_into_what_can_be_rejected_by_itself_and_nothing_of_it_gets_lost() {
+        let points = pack(&[progress(1), progress(2)]).unwrap().points;
+        let pairs = |key: &str| Pairs::from([(key.to_owned(), "1".to_owned()), (format!("{key}2"), "2".to_owned())]);
+        let batch = Batch { points, parameters: pairs("p"), tags: pairs("t") };
+        let pieces = batch.pieces();
+        let names: Vec<&str> = pieces.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "parameter `p`",
+                "parameter `p2`",
+                "tag `t`",
+                "tag `t2`",
+                "curve `train/gradient_norm`",
+                "curve `train/learning_rate`",
+                "curve `train/loss`"
+            ]
+        );
+        let (mut together, mut given) = (Batch::default(), batch);
+        for (_, piece) in pieces {
+            together.points.extend(piece.points);
+            together.parameters.extend(piece.parameters);
+            together.tags.extend(piece.tags);
+        }
+        given.points.sort_by(|a, b| a.name.cmp(&b.name));
+        assert_eq!(together, given);
     }
 
     #[test]

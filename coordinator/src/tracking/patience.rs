@@ -14,7 +14,9 @@ const LONGEST_AFTER_NO: Duration = Duration::from_secs(600);
 pub fn pause(trouble: &Trouble, failures: u32, chance: f64) -> Duration {
     let (first, longest) = match trouble {
         Trouble::Unreachable(_) | Trouble::Busy { .. } | Trouble::Gone(_) => (FIRST, LONGEST),
-        Trouble::Refused { .. } | Trouble::Deleted(_) | Trouble::Rejected(_) => (FIRST_AFTER_NO, LONGEST_AFTER_NO),
+        Trouble::Refused { .. } | Trouble::Deleted(_) | Trouble::Rejected(_) | Trouble::Invalid(_) => {
+            (FIRST_AFTER_NO, LONGEST_AFTER_NO)
+        }
     };
     let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(longest);
     let asked = match trouble {

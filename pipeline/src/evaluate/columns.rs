@@ -230,7 +230,10 @@ impl Columns {
                     "{source}, column `{}` is {kind}: {what} are numbers",
                     schema.field(at).name()
                 ))
-                .with_hint(format!("name the right column with --{}", what.trim_end_matches('s'))),
+                .with_hint(match what {
+                    "labels" => "write them as grades, 0 for not relevant, or name the right column with --label",
+                    _ => "write them as numbers, or name the right column with --score",
+                }),
             )),
         };
         let queries = match value_type(schema.field(found.query).data_type()) {

@@ -87,8 +87,13 @@ impl CsvBatches {
     fn number<T: std::str::FromStr>(&self, at: usize) -> Result<T, PipelineError> {
         let text = self.text(at)?.trim();
         text.parse().map_err(|_| {
-            self.wrong(at, &format!("`{text}` is not a number"))
-                .with_hint("labels and scores are numbers; name other columns with --label and --score")
+            let hint = match at == self.found.label {
+                true => {
+                    "labels are grades: write them as numbers, 0 for not relevant, or name another column with --label"
+                }
+                false => "scores are numbers: name another column with --score",
+            };
+            self.wrong(at, &format!("`{text}` is not a number")).with_hint(hint)
         })
     }
 
@@ -111,9 +116,9 @@ impl CsvBatches {
 }
 
 fn reader(path: &Path) -> io::Result<Reader<File>> {
-    let mut first = String::new();
-    BufReader::new(File::open(path)?).read_line(&mut first)?;
-    let delimiter = if first.contains('\t') { b'\t' } else { b',' };
+    let mut first = Vec::new();
+    BufReader::new(File::open(path)?).read_until(b'\n', &mut first)?;
+    let delimiter = if first.contains(&b'\t') { b'\t' } else { b',' };
     let mut builder = ReaderBuilder::new();
     // Ragged lines are told with their true number.
     builder.delimiter(delimiter).flexible(true).buffer_capacity(1 << 18);
@@ -150,7 +155,7 @@ fn line_of(path: &Path, record: &ByteRecord) -> Option<u64> {
 fn unreadable(path: &Path, error: &csv::Error) -> PipelineError {
     match error.kind() {
         ErrorKind::Utf8 { .. } => PipelineError::data(format!("{} line 1: the text is not UTF-8", shown(path)))
-            .with_hint("predictions are Parquet, or CSV with a line of column names"),
+            .with_hint("predictions are Parquet, or CSV in UTF-8 with a line of column names"),
         _ => PipelineError::data(format!("cannot read {} as CSV: {error}", shown(path))),
     }
 }

@@ -19,6 +19,10 @@ pub(super) trait Rows {
     fn name(&self) -> String;
     /// All of it, for the report.
     fn input(&self) -> String;
+    /// What else is to be said of it.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
     fn next(&mut self) -> Result<Option<RecordBatch>, PipelineError>;
     /// In words: file and row, of a row counted from 0 over everything.
     fn place(&self, row: u64) -> String;
@@ -166,7 +170,7 @@ impl<'a> Lists<'a> {
         let returned = self.seen.finish().map_err(spool_failed)?;
         match returned {
             Some(returned) => Err(came_back(returned, rows)),
-            None => Ok(Walked { input: rows.input(), rows: first, notes: Vec::new() }),
+            None => Ok(Walked { input: rows.input(), rows: first, notes: rows.notes() }),
         }
     }
 

@@ -9,6 +9,7 @@ mod bootstrap;
 mod columns;
 mod compare;
 mod csv;
+mod form;
 mod lists;
 mod per_query;
 mod predictions;

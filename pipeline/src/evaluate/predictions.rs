@@ -1,18 +1,19 @@
 //! Predictions as batches: Parquet and CSV files, and streams that somebody else reads.
 
 use std::{
-    fs::{self, File},
-    io::Read as _,
+    fs::File,
     path::{Path, PathBuf},
 };
 
 use arrow::record_batch::{RecordBatch, RecordBatchReader};
+use dataset::files::files_under;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
 use super::{
     ColumnNames,
     csv::{CsvBatches, line_of_row},
+    form::{Form, form_of},
     lists::Rows,
     shown,
 };
@@ -28,6 +29,8 @@ pub(super) struct Predictions<'a> {
     /// Whether the columns of documents are read.
     documents: bool,
     files: Vec<PathBuf>,
+    /// What of the folder is not read, in words.
+    left_out: Option<String>,
     /// Of each opened file: its number of the first row, over all; and whether it has lines.
     opened: Vec<Opened>,
     reading: Option<Reading>,
@@ -46,8 +49,17 @@ enum Reading {
 
 impl<'a> Predictions<'a> {
     pub fn open(path: &Path, names: &'a ColumnNames, documents: bool) -> Result<Self, PipelineError> {
-        let files = list_files(path)?;
-        Ok(Self { path: path.to_owned(), names, documents, files, opened: Vec::new(), reading: None, next_row: 0 })
+        let (files, left_out) = list_files(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            names,
+            documents,
+            files,
+            left_out,
+            opened: Vec::new(),
+            reading: None,
+            next_row: 0,
+        })
     }
 
     fn open_next(&mut self) -> Result<bool, PipelineError> {
@@ -77,6 +89,10 @@ impl Rows for Predictions<'_> {
             1 => shown(&self.path),
             files => format!("{}, {files} files", shown(&self.path)),
         }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.left_out.iter().cloned().collect()
     }
 
     fn next(&mut self) -> Result<Option<RecordBatch>, PipelineError> {
@@ -127,41 +143,37 @@ fn unreadable(path: &Path, error: impl std::error::Error + Send + Sync + 'static
 
 /// By what it begins with, whatever it is called.
 fn is_parquet(path: &Path) -> Result<bool, PipelineError> {
-    let failed = |error| PipelineError::io("read", path, error);
-    let mut file = File::open(path).map_err(failed)?;
-    let mut magic = Vec::with_capacity(4);
-    file.by_ref().take(4).read_to_end(&mut magic).map_err(failed)?;
-    if magic.is_empty() {
-        return Err(PipelineError::data(format!("{} is empty", shown(path)))
-            .with_hint("predictions are Parquet, or CSV with a line of column names"));
+    match form_of(path)? {
+        Form::Nothing => Err(PipelineError::data(format!("{} is empty", shown(path)))
+            .with_hint("predictions are Parquet, or CSV with a line of column names")),
+        form => Ok(form == Form::Parquet),
     }
-    Ok(magic == b"PAR1")
 }
 
-/// The file itself, or by name the Parquet files of a folder, or where it has none its CSV files; hidden ones (`.` and `_`) are
-/// somebody's working state.
-fn list_files(path: &Path) -> Result<Vec<PathBuf>, PipelineError> {
-    let failed = |error| PipelineError::io("read", path, error);
-    if !fs::metadata(path).map_err(failed)?.is_dir() {
-        return Ok(vec![path.to_owned()]);
+/// The file itself, or by path the Parquet files in a folder and its folders, or where there are none the CSV files; and what else is there.
+fn list_files(path: &Path) -> Result<(Vec<PathBuf>, Option<String>), PipelineError> {
+    let is_csv = |name: &str| name.ends_with(".csv") || name.ends_with(".tsv");
+    let wanted = |name: &str| name.ends_with(".parquet") || is_csv(name);
+    let files = files_under(path, wanted, |path, error| PipelineError::io("read", path, error))?;
+    let is_csv = |file: &PathBuf| is_csv(&file.to_string_lossy());
+    if path.is_file() || files.iter().all(is_csv) {
+        return match files.is_empty() {
+            true => Err(PipelineError::data(format!("{} holds no .parquet, .csv or .tsv file", shown(path)))),
+            false => Ok((files, None)),
+        };
     }
-    let (mut parquet, mut csv) = (Vec::new(), Vec::new());
-    for entry in fs::read_dir(path).map_err(failed)? {
-        let entry = entry.map_err(failed)?.path();
-        let hidden = entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with(['.', '_']));
-        match entry.extension().and_then(|extension| extension.to_str()) {
-            _ if hidden => {}
-            Some("parquet") => parquet.push(entry),
-            Some("csv" | "tsv") => csv.push(entry),
-            _ => {}
-        }
-    }
-    let mut files = if parquet.is_empty() { csv } else { parquet };
-    if files.is_empty() {
-        return Err(PipelineError::data(format!("{} holds no .parquet, .csv or .tsv file", shown(path))));
-    }
-    files.sort();
-    Ok(files)
+    let (csv, parquet): (Vec<_>, Vec<_>) = files.into_iter().partition(is_csv);
+    let left_out = match &csv[..] {
+        [] => None,
+        [one] => Some(format!("beside Parquet and not read: {}", shown(one))),
+        [first, more @ ..] => Some(format!(
+            "beside Parquet and not read: {} and {} CSV file{} more",
+            shown(first),
+            more.len(),
+            if more.len() == 1 { "" } else { "s" }
+        )),
+    };
+    Ok((parquet, left_out))
 }
 
 /// Batches that somebody else reads.

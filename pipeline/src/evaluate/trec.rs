@@ -14,6 +14,7 @@ use ranking::metrics::Ties;
 use super::{
     EvaluateOptions, Walked,
     columns::Query,
+    form::{Form, form_of},
     lists::{Judge, Judged, ScoreSlice, wrong_label, wrong_score},
     shown,
 };
@@ -214,6 +215,10 @@ fn lines<const N: usize>(
     form: &str,
     mut on: impl FnMut([&str; N], u64) -> Result<(), PipelineError>,
 ) -> Result<(), PipelineError> {
+    if form_of(path)? == Form::Parquet {
+        return Err(PipelineError::data(format!("{} is Parquet, not lines of `{form}`", shown(path)))
+            .with_hint("predictions in Parquet are evaluated by themselves: `lockstep evaluate FILE`"));
+    }
     let file = File::open(path).map_err(|error| PipelineError::io("open", path, error))?;
     let mut any = false;
     for (line, text) in (1u64..).zip(BufReader::with_capacity(1 << 18, file).lines()) {

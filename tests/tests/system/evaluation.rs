@@ -154,6 +154,23 @@ fn bad_predictions_are_refused_with_file_line_and_what_to_do() {
 }
 
 #[test]
+fn what_is_no_table_of_numbers_is_refused_with_how_to_make_one_of_it() {
+    let sandbox = Sandbox::new();
+    let utf16: Vec<u8> = "\u{feff}query,label,score\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fs::write(sandbox.path("wide.csv"), utf16).unwrap();
+    fs::write(sandbox.path("packed.csv.gz"), b"\x1f\x8b\x08\0\0\0\0\0").unwrap();
+    let file = |name| ["evaluate", name];
+    refused(&sandbox, &file("wide.csv"), &["`wide.csv` is text in UTF-16", "iconv", "UTF-8"]);
+    refused(&sandbox, &file("packed.csv.gz"), &["`packed.csv.gz` is packed by gzip", "gunzip --keep packed.csv.gz"]);
+    let pair = ["evaluate", "--qrels", "packed.csv.gz", "--run", "wide.csv"];
+    refused(&sandbox, &pair, &["`packed.csv.gz` is packed by gzip"]);
+    sandbox.write("words.csv", "query,label,score\na,good,1\n");
+    refused(&sandbox, &file("words.csv"), &["`good` is not a number", "grades", "0 for not relevant", "--label"]);
+    parquet_files::write_text_labels(&sandbox.path("words.parquet"));
+    refused(&sandbox, &file("words.parquet"), &["column `label` is Utf8", "grades", "0 for not relevant", "--label"]);
+}
+
+#[test]
 fn judgments_and_runs_that_do_not_fit_are_refused_and_what_is_left_out_is_said() {
     let sandbox = Sandbox::new();
     let pair = ["evaluate", "--qrels", "q", "--run", "r"];
@@ -295,12 +312,18 @@ fn values_by_query_and_intervals_are_the_same_from_csv_and_parquet_and_for_every
     let expected = value("a.csv");
     parquet_files::write(&sandbox.path("numbers.parquet"), &rows, parquet_files::Ids::Numbers);
     parquet_files::write(&sandbox.path("dictionary.parquet"), &rows, parquet_files::Ids::Dictionary);
-    fs::create_dir(sandbox.path("folder")).unwrap();
+    fs::create_dir_all(sandbox.path("folder/2")).unwrap();
     parquet_files::write(&sandbox.path("folder/1.parquet"), &rows[..601], parquet_files::Ids::Numbers);
-    parquet_files::write(&sandbox.path("folder/2.parquet"), &rows[601..], parquet_files::Ids::Numbers);
+    parquet_files::write(&sandbox.path("folder/2/a.parquet"), &rows[601..], parquet_files::Ids::Numbers);
     for input in ["numbers.parquet", "dictionary.parquet", "folder"] {
         assert_eq!(value(input), expected, "{input}");
     }
+    // What a folder holds besides is not read, and said.
+    let notes = |input: &str| sandbox.lockstep(&["evaluate", input, "--json"]).ok().json()[0]["notes"].to_string();
+    assert_eq!(notes("folder"), "[]");
+    sandbox.write("folder/2/more.csv", "query,label,score\nq,1,1\n");
+    assert_eq!(value("folder"), expected);
+    assert!(notes("folder").contains("not read: `folder/2/more.csv`"), "{}", notes("folder"));
     fs::create_dir(sandbox.path("mixed")).unwrap();
     parquet_files::write(&sandbox.path("mixed/1.parquet"), &rows[..600], parquet_files::Ids::Numbers);
     parquet_files::write(&sandbox.path("mixed/2.parquet"), &rows[600..], parquet_files::Ids::Dictionary);
@@ -313,7 +336,7 @@ fn values_by_query_and_intervals_are_the_same_from_csv_and_parquet_and_for_every
 mod parquet_files {
     use std::{fs::File, path::Path, sync::Arc};
 
-    use arrow::array::{ArrayRef, DictionaryArray, Float32Array, Float64Array, Int32Array};
+    use arrow::array::{ArrayRef, DictionaryArray, Float32Array, Float64Array, Int32Array, StringArray};
     use arrow::datatypes::Int32Type;
     use arrow::record_batch::RecordBatch;
     use parquet::arrow::ArrowWriter;
@@ -321,6 +344,12 @@ mod parquet_files {
     pub enum Ids {
         Numbers,
         Dictionary,
+    }
+
+    pub fn write_text_labels(path: &Path) {
+        let text = |words: [&str; 2]| -> ArrayRef { Arc::new(StringArray::from(words.to_vec())) };
+        let scores: ArrayRef = Arc::new(Float64Array::from(vec![1.0, 2.0]));
+        write_batch(path, [("query", text(["a", "a"])), ("label", text(["good", "bad"])), ("score", scores)]);
     }
 
     pub fn write(path: &Path, rows: &[(u32, f32, f64)], ids: Ids) {
@@ -333,7 +362,10 @@ mod parquet_files {
         };
         let labels: ArrayRef = Arc::new(rows.iter().map(|row| row.1).collect::<Float32Array>());
         let scores: ArrayRef = Arc::new(rows.iter().map(|row| row.2).collect::<Float64Array>());
-        let columns = [("score", scores), ("query_id", queries), ("unused", labels.clone()), ("label", labels)];
+        write_batch(path, [("score", scores), ("query_id", queries), ("unused", labels.clone()), ("label", labels)]);
+    }
+
+    fn write_batch<const N: usize>(path: &Path, columns: [(&str, ArrayRef); N]) {
         let batch = RecordBatch::try_from_iter(columns).unwrap();
         let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), None).unwrap();
         writer.write(&batch).unwrap();

@@ -12,6 +12,7 @@ mod foreign_clients;
 mod judge;
 mod models;
 mod parity;
+mod picky_tracker;
 mod resume;
 mod scoring;
 mod spark;

@@ -207,6 +207,23 @@ fn a_scripted_module_trains_on_two_workers_as_the_built_in_mlp_of_its_shape_and_
     assert_eq!(refused.code, Some(2), "{}", refused.err);
     assert!(refused.err.contains("is not the module that this run began with"), "{}", refused.err);
 
+    // What normalises inside is not normalised once more before it.
+    export(&sandbox, "checkpoints/built-in", "torchscript", "inside.pt").ok();
+    let again = |name: &str, more: &[&str]| {
+        let name = format!("name={name}");
+        let of_it = ["--set", &name, "--set", "model.path=inside.pt", "--set", "training.epochs=1"];
+        train(&sandbox, &[&of_it, more].concat())
+    };
+    let refused = again("twice", &[]);
+    assert_eq!(refused.code, Some(2), "{}", refused.err);
+    assert!(
+        refused.err.contains("inside.pt` normalises its features itself")
+            && refused.err.contains("hint: leave model.normalize out"),
+        "{}",
+        refused.err
+    );
+    again("once", &["--set", "model.normalize=none"]).ok();
+
     // What was trained leaves as any model does.
     let scores = ["score", "--model", "checkpoints/module", "--data", "data/validation", "--out", "scores.parquet"];
     worker(&sandbox, &scores).ok();

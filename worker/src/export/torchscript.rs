@@ -2,29 +2,37 @@
 //! `features`, and where it comes from in the archive's `lockstep.json`.
 
 use proto::spec::{Model, Normalize};
+use serde_json::json;
 use tch::Tensor;
 
 use super::{forward, provenance, trained};
 use crate::{
     fault::Fault,
-    model::load::Loaded,
-    torchscript::{Part, Script, ScriptError},
+    model::{NORMALIZE, Network, load::Loaded},
+    torchscript::{ABOUT, Part, Script, ScriptError},
 };
-
-/// Name of the archive's entry: `torch.jit.load(path, _extra_files={"lockstep.json": ""})` reads it.
-const EXTRA: &str = "lockstep.json";
 
 /// As a file's bytes.
 pub fn bytes(loaded: &Loaded) -> Result<Vec<u8>, Fault> {
     let trained = trained(loaded)?;
-    let about = provenance(trained).to_string();
-    let saved = script(loaded, &trained.spec.model).and_then(|script| script.save(&[(EXTRA, &about)]));
+    let mut about = provenance(trained);
+    about[NORMALIZE] = json!(normalize_inside(loaded, &trained.spec.model));
+    let saved = script(loaded, &trained.spec.model).and_then(|script| script.save(&[(ABOUT, &about.to_string())]));
     saved.map_err(|error| {
         Fault::failed(
             format!("`{}` could not be made a TorchScript module: {error}", loaded.path.display()),
             "if the model is one of lockstep's own, please report this",
         )
     })
+}
+
+/// The model's own, else what the module that it was made of has inside.
+fn normalize_inside(loaded: &Loaded, model: &Model) -> Normalize {
+    let of_module = || loaded.network.module_file().and_then(|file| Network::about(file).ok());
+    match model.normalize {
+        Normalize::None => of_module().unwrap_or_default().normalize,
+        normalize => normalize,
+    }
 }
 
 fn script(loaded: &Loaded, model: &Model) -> Result<Script, ScriptError> {
@@ -39,7 +47,7 @@ fn script(loaded: &Loaded, model: &Model) -> Result<Script, ScriptError> {
         .collect();
     let inner = match network.module_file() {
         Some(file) => {
-            let mut inner = Script::load(file)?;
+            let (mut inner, _) = Script::load(file)?;
             inner.train(false)?;
             for ((_, mut parameter), (_, value)) in inner.parameters()?.into_iter().zip(&trained) {
                 tch::no_grad(|| parameter.copy_(value));
@@ -73,7 +81,7 @@ mod tests {
     use tch::{Device, Kind};
 
     use super::*;
-    use crate::model::{Network, Normalization, Statistics, load::Trained};
+    use crate::model::{Normalization, Statistics, load::Trained};
 
     const FEATURES: usize = 5;
 
@@ -133,7 +141,10 @@ mod tests {
         let x = Tensor::randn([33, FEATURES as i64], (Kind::Float, Device::Cpu)) * 20.0;
         for model in models() {
             let loaded = loaded(model.clone(), Network::new(&model, FEATURES, 3, Device::Cpu));
-            let module = Script::load(&bytes(&loaded).unwrap()).unwrap();
+            let file = bytes(&loaded).unwrap();
+            let (module, _) = Script::load(&file).unwrap();
+            let about = Network::about(&file).unwrap();
+            assert_eq!((about.features.as_ref(), about.normalize), (Some(&loaded.features), model.normalize));
             let apart = difference(&module.forward(&x, false).unwrap(), &loaded.network.score(&x));
             assert!(apart < 1e-6, "{model:?}: {apart}");
             let names = |tensors: Vec<(String, Tensor)>| {
@@ -163,10 +174,17 @@ mod tests {
         network.parameters.slices().0.iter_mut().for_each(|value| *value *= 1.5);
         let second = loaded(model, network);
         let x = Tensor::randn([9, FEATURES as i64], (Kind::Float, Device::Cpu));
-        let module = Script::load(&bytes(&second).unwrap()).unwrap();
+        let (module, _) = Script::load(&bytes(&second).unwrap()).unwrap();
         let scores = second.network.score(&x);
         assert!(difference(&module.forward(&x, false).unwrap(), &scores) < 1e-6);
         assert!(difference(&first.network.score(&x), &scores) > 1e-3);
+        // What normalises inside says so also where it was trained on without more of it, and left again.
+        let plain = Model { kind: ModelKind::Torchscript, ..Model::default() };
+        let third = loaded(
+            plain.clone(),
+            Network::scripted(bytes(&first).unwrap().into(), &plain, FEATURES, Device::Cpu).unwrap(),
+        );
+        assert_eq!(Network::about(&bytes(&third).unwrap()).unwrap().normalize, Normalize::Standard);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use proto::{
     checkpoint::MODULE,
-    spec::{ModelKind, RunSpec},
+    spec::{ModelKind, Normalize, RunSpec},
     v1,
 };
 use tch::Device;
@@ -15,6 +15,9 @@ use crate::{
     collective::Collective,
     model::{Network, load},
 };
+
+const OTHER_FEATURES: &str =
+    "give the data its features in the module's order, or script the module without `features`";
 
 /// The network of a seat, its first values the seed's or the module's.
 pub(super) fn network(
@@ -44,29 +47,36 @@ pub(super) fn network(
             "copy the same module to each worker's machine",
         ));
     }
+    let refused =
+        |what: String, hint: &str| JobError::wrong_input(format!("the module `{}` {what}", path.display()), hint);
+    let about = Network::about(&file).map_err(|unfit| refused(unfit.message, unfit.hint))?;
     let columns = seat.train.as_ref().and_then(|train| train.columns.as_ref());
-    same_features(&file, &path, columns.map_or(&[], |columns| &columns.features[..]))?;
+    if let Some(own) = &about.features {
+        same_features(own, columns.map_or(&[], |columns| &columns.features[..]))
+            .map_err(|what| refused(what, OTHER_FEATURES))?;
+    }
+    // A run that began so goes on so.
+    let begins = seat.resume_from.is_empty();
+    if begins && about.normalize != Normalize::None && spec.model.normalize != Normalize::None {
+        return Err(refused(
+            "normalises its features itself, as it was exported, and model.normalize would do so once more before it"
+                .into(),
+            "leave model.normalize out: the module takes raw features",
+        ));
+    }
     Ok(load::scripted(file, &path, &spec.model, features, device)?)
 }
 
-/// A module that says which features it takes must be given those, in its order.
-fn same_features(file: &[u8], path: &Path, given: &[String]) -> Result<(), JobError> {
-    let refused =
-        |what: String, hint: &str| JobError::wrong_input(format!("the module `{}` {what}", path.display()), hint);
-    let Some(own) = Network::features_of(file).map_err(|unfit| refused(unfit.message, unfit.hint))? else {
-        return Ok(());
-    };
+/// A module that says which features it takes must be given those, in its order. What is wrong reads on after "the module `model.pt` ".
+fn same_features(own: &[String], given: &[String]) -> Result<(), String> {
     if own == given {
         return Ok(());
     }
     let index = own.iter().zip(given).take_while(|(own, given)| own == given).count();
     let nth = |names: &[String]| names.get(index).map_or_else(|| "none".to_owned(), |name| format!("`{name}`"));
-    Err(refused(
-        format!(
-            "takes other features than the data has: its feature {index} is {}, the data's {}",
-            nth(&own),
-            nth(given)
-        ),
-        "give the data its features in the module's order, or script the module without `features`",
+    Err(format!(
+        "takes other features than the data has: its feature {index} is {}, the data's {}",
+        nth(own),
+        nth(given)
     ))
 }

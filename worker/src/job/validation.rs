@@ -271,12 +271,13 @@ impl Evaluation {
         let path = dataset::manifest::file_path(&self.manifest, block.file as usize);
         Err(JobError::wrong_input(
             format!(
-                "`{}`, row {}: label {} is not between {} and {}, as ndcg's gain needs",
+                "`{}`, row {}: label {} is not between {} and {}, {}",
                 path.display(),
                 block.first_row + row as u64,
                 labels[row],
                 range.least,
-                range.most
+                range.most,
+                range.why
             ),
             format!("train on such labels without {}, or grade them for it", self.key),
         ))
@@ -328,5 +329,30 @@ impl Tally {
             Mean { sum: Sum::from_bytes(sum), lists: u64::from_le_bytes(lists) }
         };
         Self { means: means.iter().map(mean).collect(), not_finite: rest == [1] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_may_name_what_can_be_validated_as_its_curves_are_called_and_nothing_else() {
+        let accepted = |metric: &str| {
+            let document = format!(
+                "name = \"a\"\n[data]\ntrain = \"t\"\nvalidation = \"v\"\n[model]\nhidden = [8]\n\
+                 [training]\nearly_stopping = {{ metric = \"{metric}\" }}\n"
+            );
+            spec::parse(&document, &[]).is_ok()
+        };
+        let names = ["ndcg", "dcg", "map", "mrr", "precision", "recall", "err", "auc", "NDCG", ""];
+        let cuts = ["", "@1", "@10", "@4294967295", "@0", "@+5", "@05", "@-1", "@", "@ 5", "@ten", "@5@5"];
+        let mut known = 0;
+        for name in names.iter().flat_map(|name| cuts.map(|cut| format!("{name}{cut}"))) {
+            let found = name.parse::<Metric>().is_ok_and(|metric| metric.to_string() == name);
+            assert_eq!(accepted(&name), found, "`{name}`");
+            known += usize::from(found);
+        }
+        assert_eq!(known, 7 * 4);
     }
 }

@@ -129,7 +129,7 @@ fn from_checkpoint(path: PathBuf) -> Result<Loaded, Fault> {
 fn from_module(path: PathBuf, features: Option<&[String]>) -> Result<Loaded, Fault> {
     let file = module_file(&path)?;
     let refused = |unfit: Unfit| Fault::wrong_input(format!("the module `{}` {unfit}", path.display()), unfit.hint);
-    let named = Network::features_of(&file).map_err(refused)?;
+    let named = Network::about(&file).map_err(refused)?.features;
     let features = match (named, features) {
         (Some(named), None) => named,
         (None, Some(given)) => given.to_vec(),

@@ -15,7 +15,7 @@ use layered::Layered;
 pub use layers::DropoutKeys;
 pub use normalize::{Normalization, Statistics};
 use scripted::Scripted;
-pub use scripted::{RAISED, Unfit};
+pub use scripted::{About, NORMALIZE, RAISED, Unfit};
 
 use crate::parameters::{Init, Layout, Parameters};
 
@@ -70,9 +70,9 @@ impl Network {
         Ok(Self { parameters, normalization, body: Body::Scripted(scripted) })
     }
 
-    /// The names in a module's attribute `features`, where it has one.
-    pub fn features_of(file: &[u8]) -> Result<Option<Vec<String>>, Unfit> {
-        Scripted::features_of(file)
+    /// What a module says of itself.
+    pub fn about(file: &[u8]) -> Result<About, Unfit> {
+        Scripted::about(file)
     }
 
     /// The TorchScript file that the network came from, where it came from one.

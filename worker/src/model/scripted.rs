@@ -6,6 +6,9 @@
 use std::sync::Arc;
 
 use dataset::seeded;
+use proto::spec::Normalize;
+use serde::Deserialize as _;
+use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -40,6 +43,9 @@ const STATELESS: &str =
 const REPEATABLE: &str =
     "chance inside a module cannot be repeated by another number of workers: script it without dropout";
 
+/// Key of the text beside an exported module's code: how it normalises inside.
+pub const NORMALIZE: &str = "normalize";
+
 const WANTED_FORWARD: &str =
     "write `def forward(self, x: Tensor) -> Tensor`: raw features [rows, features] in, scores [rows] or [rows, 1] out";
 const WANTED_GRADIENT: &str =
@@ -53,10 +59,19 @@ pub(super) struct Scripted {
     units: usize,
 }
 
+/// What a module says of itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct About {
+    /// The names in its attribute `features`.
+    pub features: Option<Vec<String>>,
+    /// How it normalises them inside; `None` is also that nothing is said, as of all that Lockstep did not export.
+    pub normalize: Normalize,
+}
+
 impl Scripted {
     /// From the bytes of a TorchScript file, for rows of `features`; its parameters as the file has them.
     pub fn load(file: Arc<[u8]>, features: usize, device: Device) -> Result<(Self, Parameters), Unfit> {
-        let (mut script, signature) = load(&file)?;
+        let (mut script, signature, _) = load(&file)?;
         let mut parameters = sound_parameters(&script)?;
         try_out(&mut script, &signature, &parameters, features)?;
         let flat = Parameters::of(&parameters, device);
@@ -70,7 +85,7 @@ impl Scripted {
 
     /// One that is not to be trained, so that how it would train is no matter.
     pub fn finished(file: Arc<[u8]>, features: usize) -> Result<Self, Unfit> {
-        let (mut script, _) = load(&file)?;
+        let (mut script, ..) = load(&file)?;
         script.train(false).map_err(failed)?;
         let x = made_up_rows(features);
         let scores = probe(&script, &x, false)?;
@@ -79,8 +94,11 @@ impl Scripted {
         Ok(Self { script: Arc::new(script), file, units })
     }
 
-    pub fn features_of(file: &[u8]) -> Result<Option<Vec<String>>, Unfit> {
-        Ok(load(file)?.0.strings("features"))
+    pub fn about(file: &[u8]) -> Result<About, Unfit> {
+        let (script, _, about) = load(file)?;
+        let about: Value = serde_json::from_slice(&about).unwrap_or_default();
+        let normalize = Normalize::deserialize(&about[NORMALIZE]).unwrap_or_default();
+        Ok(About { features: script.strings("features"), normalize })
     }
 
     /// The file that it came from.
@@ -130,9 +148,9 @@ fn flat(scores: &Tensor, rows: i64, with_gradient: bool) -> Option<Tensor> {
     if with_gradient { tch::with_grad(reshape) } else { reshape() }
 }
 
-/// The module, and what its forward does, where that can be trained or scored at all.
-fn load(file: &[u8]) -> Result<(Script, Signature), Unfit> {
-    let script = Script::load(file).map_err(|error| {
+/// The module, what its forward does, where that can be trained or scored at all, and what its file says of itself.
+fn load(file: &[u8]) -> Result<(Script, Signature, Vec<u8>), Unfit> {
+    let (script, about) = Script::load(file).map_err(|error| {
         unfit(
             format!("is not a TorchScript module: {error}"),
             "save it with `torch.jit.script(model).save(\"model.pt\")`; `torch.save` writes something else",
@@ -160,7 +178,7 @@ fn load(file: &[u8]) -> Result<(Script, Signature), Unfit> {
     if !signature.always_random.is_empty() {
         return Err(unfit(format!("draws random numbers ({})", signature.always_random.join(", ")), REPEATABLE));
     }
-    Ok((script, signature))
+    Ok((script, signature, about))
 }
 
 /// The parameters, each f32, finite, and memory of its own.

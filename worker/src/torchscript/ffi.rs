@@ -116,7 +116,12 @@ pub struct RawPart<'a> {
 }
 
 unsafe extern "C" {
-    pub fn lockstep_script_load(bytes: Text<'_>, fail: Sink<'_>) -> *mut RawModule;
+    pub fn lockstep_script_load(
+        bytes: Text<'_>,
+        beside_name: Text<'_>,
+        beside: Sink<'_>,
+        fail: Sink<'_>,
+    ) -> *mut RawModule;
     pub fn lockstep_script_build(
         parts: *const RawPart<'_>,
         part_count: usize,

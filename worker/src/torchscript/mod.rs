@@ -10,6 +10,9 @@ use std::{fmt, ptr::NonNull};
 use ffi::{FindingSink, RawModule, RawPart, Sink, TensorSink, Text};
 use tch::Tensor;
 
+/// Name of the archive's entry that says where an exported model comes from: `torch.jit.load(path, _extra_files={"lockstep.json": ""})` reads it.
+pub const ABOUT: &str = "lockstep.json";
+
 /// What libtorch said, in one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -80,11 +83,15 @@ impl Drop for Script {
 }
 
 impl Script {
-    /// From the bytes of a file that `torch.jit.save` or [`Self::save`] wrote.
-    pub fn load(bytes: &[u8]) -> Result<Self, ScriptError> {
-        // SAFETY: shim.cpp reads the bytes before it returns.
-        let made = called(|fail| unsafe { ffi::lockstep_script_load(Text::of(bytes), fail) })?;
-        Self::own(made)
+    /// From the bytes of a file that `torch.jit.save` or [`Self::save`] wrote; and the text [`ABOUT`] that lies beside the code, empty where there
+    /// is none.
+    pub fn load(bytes: &[u8]) -> Result<(Self, Vec<u8>), ScriptError> {
+        let mut about = Vec::new();
+        // SAFETY: shim.cpp reads the bytes before it returns, and the sinks outlive the call.
+        let made = called(|fail| unsafe {
+            ffi::lockstep_script_load(Text::of(bytes), Text::of(ABOUT.as_bytes()), Sink::bytes(&mut about), fail)
+        })?;
+        Ok((Self::own(made)?, about))
     }
 
     /// A module of these parts, its submodules as their paths say, in evaluation mode, with an attribute `features` and a method

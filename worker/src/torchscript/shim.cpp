@@ -168,11 +168,15 @@ struct LockstepPart {
   bool is_parameter;
 };
 
-Module* lockstep_script_load(Text bytes, Sink fail) {
+/// `beside` takes the archive's own entry of the name `beside_name`, where it has one.
+Module* lockstep_script_load(Text bytes, Text beside_name, Sink beside, Sink fail) {
   Module* loaded = nullptr;
   guarded(fail, [&] {
     std::istringstream stream(bytes.string());
-    loaded = new Module(torch::jit::load(stream));
+    torch::jit::ExtraFilesMap extra{{beside_name.string(), ""}};
+    Module module = torch::jit::load(stream, std::nullopt, extra);
+    beside(extra.begin()->second);
+    loaded = new Module(std::move(module));
   });
   return loaded;
 }

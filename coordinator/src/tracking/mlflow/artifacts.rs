@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::UdpSocket,
     path::{Path, PathBuf},
     pin::pin,
     sync::Arc,
@@ -44,11 +45,30 @@ impl Mlflow {
         Ok(found)
     }
 
+    /// Whether files can be brought to a run's artifacts, and if not, why.
+    pub async fn reaches(&self, uri: &str) -> Result<(), Trouble> {
+        self.place(uri).await.map(drop)
+    }
+
+    /// A server's folder is ours where the server runs on this machine, or where it can be seen from here.
+    async fn place(&self, uri: &str) -> Result<Place, Trouble> {
+        let place = Place::of(uri, &self.base)?;
+        match &place {
+            Place::Local(folder) if !is_shared(folder) && !is_on_this_machine(&self.base).await? => {
+                Err(Trouble::Rejected(format!(
+                    "its artifacts are at `{uri}`, a folder of the server's machine that is not on this one: start the server with \
+                     `--artifacts-destination`, so that files go through it, or mount that folder here"
+                )))
+            }
+            _ => Ok(place),
+        }
+    }
+
     /// `uri`: of the run's artifacts, as the run has it. What is there already is replaced.
     pub async fn upload(&self, uri: &str, path: &str, file: &Path) -> Result<(), Trouble> {
         let unreadable =
             |error: std::io::Error| Trouble::Rejected(format!("`{}` cannot be read: {error}", file.display()));
-        match Place::of(uri, &self.base)? {
+        match self.place(uri).await? {
             Place::Proxied(url) => {
                 let open = File::open(file).await.map_err(unreadable)?;
                 let length = open.metadata().await.map_err(unreadable)?.len();
@@ -90,7 +110,7 @@ impl Mlflow {
         use tokio::io::AsyncWriteExt as _;
         let failed =
             |error: std::io::Error| Trouble::Rejected(format!("`{}` cannot be written: {error}", file.display()));
-        match Place::of(uri, &self.base)? {
+        match self.place(uri).await? {
             Place::Proxied(url) => {
                 let asking = timeout(SILENT_AT_MOST, self.request(Method::GET, joined(&url, path)?).send());
                 let asked = asking.await.map_err(|_| silent())?;
@@ -130,6 +150,22 @@ fn in_pieces(
             Ok(if piece.is_empty() { None } else { Some((piece, (file, left))) })
         }
     })
+}
+
+/// Whether the folder of the run's experiment is here: the server has made it, so we see the same disk.
+fn is_shared(artifacts: &Path) -> bool {
+    let experiment = artifacts.ancestors().nth(2);
+    experiment.is_some_and(|folder| folder.parent().is_some() && folder.is_dir())
+}
+
+/// Whether one of the server's addresses is one of this machine's: only those can be bound to.
+async fn is_on_this_machine(base: &str) -> Result<bool, Trouble> {
+    let Ok(url) = Url::parse(base) else { return Ok(false) };
+    let found = tokio::task::spawn_blocking(move || url.socket_addrs(|| None)).await;
+    let addresses = found
+        .map_err(|_| Trouble::Unreachable("the search for the server's addresses broke off".into()))?
+        .map_err(|error| Trouble::Unreachable(error.to_string()))?;
+    Ok(addresses.iter().any(|address| UdpSocket::bind((address.ip(), 0)).is_ok()))
 }
 
 /// Where a run's artifacts can be reached.
@@ -176,7 +212,26 @@ fn joined(url: &str, path: &str) -> Result<Url, Trouble> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Credentials, *};
+
+    #[tokio::test]
+    async fn a_folder_of_a_server_elsewhere_is_no_folder_of_ours_unless_it_is_seen_from_here() {
+        let here = tempfile::tempdir().unwrap();
+        let (run, file) = (here.path().join("1/ab/artifacts"), here.path().join("file"));
+        std::fs::write(&file, "x").unwrap();
+        let uri = format!("file://{}", run.display());
+        let server = |url: &str| Mlflow::new(url, Credentials::None).unwrap();
+        // Addresses of documentation (RFC 5737) are nobody's.
+        let (elsewhere, this) = (server("http://192.0.2.1:5000"), server("http://127.0.0.1:5000"));
+        let refused = elsewhere.upload(&uri, "model/MLmodel", &file).await.unwrap_err().to_string();
+        assert!(refused.contains(&uri) && refused.contains("--artifacts-destination"), "{refused}");
+        assert!(!here.path().join("1").exists(), "nothing was made here");
+        this.upload(&uri, "model/MLmodel", &file).await.unwrap();
+        assert!(run.join("model/MLmodel").is_file());
+        // Now its experiment is seen from here.
+        elsewhere.upload(&uri, "model/other", &file).await.unwrap();
+        elsewhere.reaches("mlflow-artifacts:/1/ab/artifacts").await.unwrap();
+    }
 
     #[test]
     fn artifacts_are_reached_through_the_server_or_on_this_machine_or_not_at_all() {

@@ -272,7 +272,9 @@ fn training(spec: &RunSpec, document: &mut Document) {
         document.refuse(
             &["training.early_stopping.metric"],
             format!("`{}` is not a metric", early.metric),
-            Some("write \"ndcg@10\" (or another cut-off), \"map\" or \"mrr\""),
+            Some(
+                "write \"ndcg@10\"; known are ndcg, dcg, map, mrr, precision, recall and err, each also with a cut-off",
+            ),
         );
     }
     at_least_one(document, "training.early_stopping.patience", early.patience);
@@ -285,10 +287,14 @@ fn training(spec: &RunSpec, document: &mut Document) {
     }
 }
 
+/// What a validation can be asked for, without a cut-off.
+const METRICS: [&str; 7] = ["ndcg", "dcg", "map", "mrr", "precision", "recall", "err"];
+
+/// In the one way in which it is written: the best epoch is found by this name.
 fn is_metric(name: &str) -> bool {
-    let cut_off =
-        |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<u32>().is_ok_and(|k| k > 0);
-    matches!(name, "map" | "mrr") || name.strip_prefix("ndcg@").is_some_and(cut_off)
+    let (name, cut_off) = name.split_once('@').map_or((name, None), |(name, cut_off)| (name, Some(cut_off)));
+    let is_cut_off = |text: &str| text.parse::<u32>().is_ok_and(|k| k > 0 && k.to_string() == text);
+    METRICS.contains(&name) && cut_off.is_none_or(is_cut_off)
 }
 
 fn optimizer(spec: &RunSpec, document: &mut Document) {

@@ -84,7 +84,7 @@ sigma = 2.0
 [training]
 epochs = "twenty"
 batch = -1
-early_stopping = { metric = "ndcg", patience = 0 }
+early_stopping = { metric = "ndgc", patience = 0 }
 [optimizer]
 kind = "sgd"
 betas = [0.9, 0.999]
@@ -118,8 +118,8 @@ dir = "x"
             run.toml:14: training.batch: expected a whole number, 0 or more, not -1
             run.toml:15: training.early_stopping: needs validation data
               hint: add `validation = "data/validation"` under `[data]`, or leave early stopping out
-            run.toml:15: training.early_stopping.metric: `ndcg` is not a metric
-              hint: write "ndcg@10" (or another cut-off), "map" or "mrr"
+            run.toml:15: training.early_stopping.metric: `ndgc` is not a metric
+              hint: write "ndcg@10"; known are ndcg, dcg, map, mrr, precision, recall and err, each also with a cut-off
             run.toml:15: training.early_stopping.patience: must be at least 1, not 0
             run.toml:18: optimizer.betas: `sgd` has no use for it
               hint: it belongs to `adamw`; `sgd` has `momentum`
@@ -259,7 +259,7 @@ fn sets_win_over_the_text_and_their_problems_name_them() {
             --set training.epochs=many: training.epochs: expected a whole number, 0 or more, not the text `many`
             --set training.batch=0: training.batch: must be at least 1, not 0
             --set training.early_stopping={ metric = "auc" }: training.early_stopping.metric: `auc` is not a metric
-              hint: write "ndcg@10" (or another cut-off), "map" or "mrr"
+              hint: write "ndcg@10"; known are ndcg, dcg, map, mrr, precision, recall and err, each also with a cut-off
         "#]],
     );
 }
@@ -464,7 +464,7 @@ fn data_is_checked_for_columns_that_cannot_be_two_things() {
             run.toml:14: training.early_stopping: needs validation data
               hint: add `validation = "data/validation"` under `[data]`, or leave early stopping out
             run.toml:14: training.early_stopping.metric: `ndcg@0` is not a metric
-              hint: write "ndcg@10" (or another cut-off), "map" or "mrr"
+              hint: write "ndcg@10"; known are ndcg, dcg, map, mrr, precision, recall and err, each also with a cut-off
         "#]],
     );
 }
@@ -597,7 +597,7 @@ fn early_stopping_may_go_by_what_people_judged_where_there_are_judgments() {
             run.toml:4: data.judgments: must not be empty
               hint: leave the key out to train without human judgments
             run.toml:8: training.early_stopping.metric: `judgments/auc` is not a metric
-              hint: write "ndcg@10" (or another cut-off), "map" or "mrr"
+              hint: write "ndcg@10"; known are ndcg, dcg, map, mrr, precision, recall and err, each also with a cut-off
         "#]],
     );
 }
