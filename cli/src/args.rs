@@ -1,5 +1,7 @@
 //! What can be typed. The doc comments are the help texts.
 
+mod audit;
+mod chaos;
 mod collect;
 mod datasets;
 mod evaluate;
@@ -18,6 +20,8 @@ use chrono::NaiveDate;
 use clap::{Parser, Subcommand, ValueEnum};
 use coordinator::EtcdStore;
 
+pub use audit::AuditArgs;
+pub use chaos::ChaosArgs;
 pub use collect::CollectArgs;
 pub use datasets::{Base, Compression, GenerateArgs, Import, InspectArgs, Labels, Layout, OutputArgs, SplitArgs};
 pub use evaluate::{
@@ -114,6 +118,10 @@ pub enum Verb {
     /// Ask what is kept of runs: which is the best, what differs; bring its model.
     #[command(subcommand)]
     Runs(Runs),
+    /// Prove that each epoch of a run counted every row exactly once, whatever happened to its workers.
+    Audit(AuditArgs),
+    /// Train on this machine while workers are killed, paused and sent away on purpose; at the end, what that cost.
+    Chaos(Box<ChaosArgs>),
     /// Save a checkpoint and stop a run.
     Stop(StopArgs),
     /// Write a trained model as a file that serves elsewhere.
@@ -151,6 +159,9 @@ pub struct TrainArgs {
     // With a space between them the word after it would be taken for the value, also where it is the document.
     #[arg(long, value_name = "WHICH", num_args = 0..=1, require_equals = true, default_missing_value = "latest")]
     pub resume: Option<String>,
+    /// How often a worker that dies is started again, within a minute each; 0: never.
+    #[arg(long, env = "LOCKSTEP_MAX_RESTARTS", value_name = "N", default_value_t = 10)]
+    pub max_restarts: u32,
     /// Where the coordinator listens [default: 127.0.0.1:7070, or any free port where that is taken].
     #[arg(long, env = "LOCKSTEP_LISTEN", value_name = "ADDR")]
     pub listen: Option<SocketAddr>,

@@ -18,8 +18,18 @@ pub fn event(message: &v1::RunEvent) -> Value {
             ("standing", json!({ "phase": phase(standing.phase), "words": standing.words }))
         }
         Some(Event::Seated(seated)) => {
-            ("seated", json!({ "generation": seated.generation, "workers": seated.workers }))
+            let body = json!({
+                "generation": seated.generation,
+                "workers": seated.workers,
+                "first_step": seated.first_step,
+                "stood_seconds": seated.stood_seconds,
+            });
+            ("seated", body)
         }
+        Some(Event::Lost(lost)) => (
+            "lost",
+            json!({ "worker": lost.worker, "generation": lost.generation, "step": lost.step, "why": lost.why }),
+        ),
         Some(Event::Progress(window)) => ("progress", progress(window)),
         Some(Event::Epoch(ended)) => ("epoch", epoch(ended)),
         Some(Event::Checkpoint(published)) => ("checkpoint", checkpoint(published)),
@@ -63,6 +73,11 @@ pub fn status(run: &v1::RunStatus) -> Value {
         "standing": run.standing,
         "generation": run.generation,
         "world": run.world,
+        "min_workers": run.min_workers,
+        "max_workers": run.max_workers,
+        "members": run.members,
+        "step": run.step,
+        "recoveries": run.recoveries,
         "created_unix_micros": run.created_unix_micros,
         "ended_unix_micros": (run.ended_unix_micros > 0).then_some(run.ended_unix_micros),
         "progress": run.progress.as_ref().map(progress),
@@ -148,6 +163,8 @@ fn progress(window: &v1::Progress) -> Value {
         "skipped_empty": window.skipped_empty,
         "wait_data_seconds": window.wait_data_seconds,
         "wait_reduce_seconds": window.wait_reduce_seconds,
+        "atoms": window.atoms,
+        "hash": hash(window.hash_high, window.hash_low),
     })
 }
 
@@ -172,10 +189,15 @@ fn epoch(ended: &v1::EpochEnded) -> Value {
             "expected_rows": audit.expected_rows,
             "atoms": audit.atoms,
             "expected_atoms": audit.expected_atoms,
-            "hash": format!("{:016x}{:016x}", audit.hash_high, audit.hash_low),
-            "expected_hash": format!("{:016x}{:016x}", audit.expected_hash_high, audit.expected_hash_low),
+            "hash": hash(audit.hash_high, audit.hash_low),
+            "expected_hash": hash(audit.expected_hash_high, audit.expected_hash_low),
         })),
     })
+}
+
+/// The two halves of a 128-bit sum, in hex.
+fn hash(high: u64, low: u64) -> String {
+    format!("{high:016x}{low:016x}")
 }
 
 fn metrics(metrics: &[v1::Metric]) -> Value {

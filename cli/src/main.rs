@@ -1,6 +1,8 @@
 //! `lockstep`: every verb of the house in one binary. Arguments in, one verb carried out, one exit code out.
 
 mod args;
+mod audit;
+mod chaos;
 mod children;
 mod client;
 mod collect;
@@ -53,7 +55,7 @@ fn main() -> ExitCode {
 fn carry_out(args: Args) -> Result<ExitCode, Fault> {
     let quiet = match &args.verb {
         Verb::Coordinator(_) => "info",
-        Verb::Train(_) => "error",
+        Verb::Train(_) | Verb::Chaos(_) => "error",
         _ => "warn",
     };
     let log = args.log.as_deref().unwrap_or(quiet);
@@ -89,6 +91,8 @@ fn carry_out(args: Args) -> Result<ExitCode, Fault> {
                 Verb::Abtest(args) => Box::pin(experiments::abtest(*args)).await,
                 Verb::Propensity(verb) => propensity::carry_out(verb).await,
                 Verb::Runs(verb) => Box::pin(runs::runs(verb)).await,
+                Verb::Chaos(chaos) => Box::pin(chaos::chaos(*chaos, args.log.as_deref())).await,
+                Verb::Audit(args) => Box::pin(audit::audit(args)).await,
                 Verb::Stop(args) => remote::stop(&args).await,
                 Verb::Engine(verb) => Box::pin(prepare::engine(verb)).await,
                 Verb::Check(_)

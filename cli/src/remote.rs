@@ -157,7 +157,7 @@ fn screen(run: &RunStatus) -> String {
     let mut fact = |name: &str, words: String| text += &format!("{name:<12}{words}\n");
     fact("run", format!("{} `{}`", run.run_id, run.name));
     fact("standing", run.standing.clone());
-    fact("members", format!("{}, generation {}", words::counted(run.world.into(), "worker"), run.generation));
+    fact("members", members(run));
     let ended = match run.ended_unix_micros {
         0 => String::new(),
         at => {
@@ -196,6 +196,20 @@ fn screen(run: &RunStatus) -> String {
         text += &format!("\n{}\n", workers_table(&run.workers).trim_fmt());
     }
     text
+}
+
+/// `2 workers (w0:1, w1:3), generation 4, recovered 3 times`.
+fn members(run: &RunStatus) -> String {
+    let mut text = words::counted(run.world.into(), "worker");
+    if !run.members.is_empty() {
+        text += &format!(" ({})", run.members.join(", "));
+    }
+    text += &format!(", generation {}", run.generation);
+    match run.recoveries {
+        0 => text,
+        1 => text + ", recovered once",
+        times => text + &format!(", recovered {} times", words::count(times.into())),
+    }
 }
 
 pub async fn workers(args: &ClientArgs) -> Result<ExitCode, Fault> {
@@ -362,8 +376,10 @@ mod tests {
             name: "baseline".into(),
             phase: v1::Phase::Failed.into(),
             standing: "failed: worker `w1:1` was killed by signal 9".into(),
-            generation: 1,
+            generation: 4,
             world: 2,
+            members: vec!["w0:1".into(), "w1:2".into()],
+            recoveries: 3,
             created_unix_micros: 1_795_541_333_000_000,
             ended_unix_micros: 1_795_541_398_000_000,
             progress: Some(v1::Progress {
@@ -388,7 +404,7 @@ mod tests {
         expect![[r#"
             run         r-01jdk3 `baseline`
             standing    failed: worker `w1:1` was killed by signal 9
-            members     2 workers, generation 1
+            members     2 workers (w0:1, w1:2), generation 4, recovered 3 times
             submitted   2026-11-24T17:28:53Z, ended 2026-11-24T17:29:58Z after 1:05
             progress    epoch 4/20  step 1,240/8,000  loss 0.50000  100.0 k rows/s
             dataset     ab12

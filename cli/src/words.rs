@@ -47,6 +47,11 @@ pub fn span(seconds: f64) -> String {
     }
 }
 
+/// `0.31 s`, `42 s`: of what usually takes less than a second.
+pub fn moments(seconds: f64) -> String {
+    if (0.0..9.995).contains(&seconds) { format!("{seconds:.2} s") } else { span(seconds) }
+}
+
 /// Five significant digits, or an exponent where that says more.
 pub fn loss(loss: f64) -> String {
     match loss.abs() {
@@ -79,6 +84,7 @@ mod tests {
             [0.83, 9.96, 42.4, 185.0, 3723.0, f64::NAN].map(span),
             ["0.8 s", "10 s", "42 s", "3:05", "1:02:03", "-"]
         );
+        assert_eq!([0.314, 12.0, 75.0].map(moments), ["0.31 s", "12 s", "1:15"]);
         assert_eq!(
             [0.612_347_18, 12.5, 1e-7, 0.0, f64::NAN].map(loss),
             ["0.61235", "12.50000", "1.0000e-7", "0.00000", "NaN"]

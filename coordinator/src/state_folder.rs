@@ -42,6 +42,11 @@ impl StateFolder {
         self.journal.series(run, names)
     }
 
+    /// At most `limit` events after a sequence number, in order.
+    pub fn events(&self, run: &str, after: u64, limit: usize) -> Result<Vec<v1::RunEvent>, JournalError> {
+        self.journal.events(run, after, limit)
+    }
+
     /// By step.
     pub fn checkpoints(&self, run: &str) -> Result<Vec<v1::Checkpoint>, JournalError> {
         self.journal.checkpoints(run)

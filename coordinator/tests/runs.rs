@@ -227,7 +227,8 @@ async fn a_worker_that_is_told_to_go_hands_over_and_is_dismissed() {
     let run = cluster.submit(elastic, "").await.unwrap();
     let mut goes = FakeWorker::join(&cluster, 0).await;
     let mut stays = FakeWorker::join(&cluster, 1).await;
-    (goes.sit_down().await, stays.sit_down().await);
+    goes.sit_down().await;
+    stays.sit_down().await;
     goes.say(worker_message::Message::Drain(v1::Drain { why: "SIGTERM".into() })).await;
     assert_eq!((goes.order().await, stays.order().await), (v1::OrderKind::Yield, v1::OrderKind::Yield));
     for worker in [&goes, &stays] {

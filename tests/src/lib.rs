@@ -1,5 +1,6 @@
 //! A sandbox for suites that run the real binaries: a folder of its own, commands with their output, runs that can be killed.
 
+pub mod chaos;
 pub mod label_studio;
 pub mod mlflow;
 pub mod servers;

@@ -45,7 +45,7 @@ enum Verb {
 
 #[derive(clap::Args)]
 struct JoinArgs {
-    /// Where the coordinator is
+    /// Where the coordinator is; several places, separated by commas, where one takes over from another
     #[arg(long, env = "LOCKSTEP_COORDINATOR", default_value = "http://127.0.0.1:7070")]
     coordinator: String,
     /// This worker's number on its machine: its name over restarts

@@ -10,7 +10,7 @@ use coordinator::{
         mlflow::{Artifact, FoundRun},
     },
 };
-use proto::v1::{self, CheckpointsRequest, ListRunsRequest, MetricsRequest, RunStatus};
+use proto::v1::{self, CheckpointsRequest, ListRunsRequest, MetricsRequest, RunStatus, run_event};
 
 use crate::{
     args::RunsKeeper,
@@ -22,6 +22,10 @@ use crate::{
 
 /// A person who named no place does not wait for one.
 const LOOK_WITHIN: Duration = Duration::from_millis(500);
+/// Events of a folder that are read at a time.
+const EVENTS_AT_ONCE: usize = 1024;
+/// A live run that is silent so long has told everything.
+const QUIET_FOR: Duration = Duration::from_secs(2);
 /// Where `train` and `coordinator` keep their state unless told otherwise.
 const USUAL_FOLDERS: [&str; 2] = ["checkpoints/.state", ".lockstep"];
 
@@ -29,6 +33,34 @@ pub enum Keeper {
     Coordinator(Box<Client>, Option<String>),
     Folder(StateFolder, Option<String>),
     Mlflow(Mlflow, String),
+}
+
+/// The newest events that a live run is known to have.
+struct Awaited {
+    step: Option<u64>,
+    epoch: Option<u64>,
+}
+
+impl Awaited {
+    fn of(status: &RunStatus) -> Self {
+        // One that has ended says so itself.
+        let live = status.ended_unix_micros == 0;
+        Self {
+            step: status.progress.as_ref().filter(|_| live).map(|progress| progress.step),
+            epoch: status.last_epoch.as_ref().filter(|_| live).map(|epoch| epoch.epoch),
+        }
+    }
+
+    /// Whether all have come, this one among them.
+    fn has_come(&mut self, event: &v1::RunEvent) -> bool {
+        let before = (self.step, self.epoch);
+        match &event.event {
+            Some(run_event::Event::Progress(progress)) => self.step = self.step.filter(|step| progress.step < *step),
+            Some(run_event::Event::Epoch(ended)) => self.epoch = self.epoch.filter(|epoch| ended.epoch < *epoch),
+            _ => {}
+        }
+        before != (None, None) && (self.step, self.epoch) == (None, None)
+    }
 }
 
 /// A run, and all that belongs to it.
@@ -146,6 +178,39 @@ impl Keeper {
             _ => status,
         };
         Ok(Whole { kept: Kept::of(&status, &series), status: Some(status), checkpoints, curves: series })
+    }
+
+    /// Shows each event of the run of this id or name (without one, of the newest) as far as they go at the moment, and says how it
+    /// stands.
+    pub async fn replay(&mut self, run: Option<&str>, mut show: impl FnMut(&v1::RunEvent)) -> Result<RunStatus, Fault> {
+        let status = self.status(run).await?;
+        match self {
+            Self::Folder(folder, _) => {
+                let mut after = 0;
+                loop {
+                    let events = folder.events(&status.run_id, after, EVENTS_AT_ONCE).map_err(unreadable)?;
+                    events.iter().for_each(&mut show);
+                    match events.last() {
+                        Some(last) => after = last.sequence,
+                        None => return Ok(status),
+                    }
+                }
+            }
+            Self::Coordinator(client, _) => {
+                let mut events = client.watch(&status.run_id).await?;
+                let mut awaited = Awaited::of(&status);
+                // What a live run told while it was asked may not have been written down; then nothing more comes, or something newer.
+                while let Ok(next) = tokio::time::timeout(QUIET_FOR, events.next()).await {
+                    let Some(event) = next? else { break };
+                    show(&event);
+                    if awaited.has_come(&event) {
+                        break;
+                    }
+                }
+                Ok(status)
+            }
+            Self::Mlflow(..) => Ok(status),
+        }
     }
 
     async fn status(&mut self, run: Option<&str>) -> Result<RunStatus, Fault> {

@@ -20,7 +20,8 @@ use crate::{
     remote::table,
     words,
 };
-use keeper::{Keeper, Whole};
+pub use keeper::Keeper;
+use keeper::Whole;
 
 pub async fn runs(verb: Runs) -> Result<ExitCode, Fault> {
     match verb {

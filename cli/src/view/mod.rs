@@ -3,6 +3,8 @@
 //!
 //! The table and the summary are data and go to stdout; the live line, warnings and notices go to stderr.
 
+mod counted;
+mod members;
 mod story;
 mod summary;
 mod table;
@@ -14,6 +16,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use proto::v1::{self, run_event::Event};
 
 use crate::{json, print};
+use members::Members;
 pub use story::Story;
 use table::EpochTable;
 use throttle::Throttle;
@@ -22,6 +25,7 @@ use throttle::Throttle;
 pub struct View {
     screen: Screen,
     story: Story,
+    members: Members,
     table: EpochTable,
     standing: String,
 }
@@ -48,7 +52,13 @@ impl View {
         } else {
             Screen::Plain(Throttle::default())
         };
-        Self { screen, story: Story::new(metric), table: EpochTable::default(), standing: String::new() }
+        Self {
+            screen,
+            story: Story::new(metric),
+            members: Members::default(),
+            table: EpochTable::default(),
+            standing: String::new(),
+        }
     }
 
     pub fn show(&mut self, message: &v1::RunEvent) {
@@ -58,10 +68,12 @@ impl View {
         }
         match &message.event {
             Some(Event::Standing(standing)) => self.stand(standing),
-            Some(Event::Seated(seated)) if seated.generation > 1 => {
-                let workers = seated.workers.join(", ");
-                self.notice(&format!("generation {}: {workers}", seated.generation));
+            Some(Event::Seated(seated)) => {
+                if let Some(line) = self.members.seated(seated) {
+                    self.notice(&line);
+                }
             }
+            Some(Event::Lost(lost)) => self.gone(&lost.worker, &lost.why),
             Some(Event::Progress(progress)) => self.progress(progress),
             Some(Event::Epoch(epoch)) => {
                 let lines = self.table.row(epoch);
@@ -72,7 +84,7 @@ impl View {
             }
             Some(Event::Warning(warning)) => self.notice(&format!("warning: {}", warning.message)),
             Some(Event::Ended(_)) => self.clear(),
-            Some(Event::Seated(_) | Event::Checkpoint(_) | Event::System(_)) | None => {}
+            Some(Event::Checkpoint(_) | Event::System(_)) | None => {}
         }
     }
 
@@ -106,6 +118,13 @@ impl View {
         }
     }
 
+    /// A worker is gone. Said once, whoever knows first.
+    pub fn gone(&mut self, worker: &str, why: &str) {
+        if let Some(line) = self.members.lost(worker, why) {
+            self.notice(&line);
+        }
+    }
+
     /// A line for people, above the live one.
     pub fn notice(&self, line: &str) {
         match &self.screen {
@@ -133,6 +152,14 @@ impl View {
         self.clear();
         if !matches!(self.screen, Screen::Json) {
             print::data(&summary::render(&self.story));
+        }
+    }
+
+    /// What is said of a run after its summary.
+    pub fn conclude(&self, words: &str, event: &serde_json::Value) {
+        match self.screen {
+            Screen::Json => json::print(event),
+            _ => print::data(words),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use proto::v1::{self, run_event::Event};
 
+use super::counted::Counted;
 use crate::words;
 
 /// The run so far. Its only clock is the events', so that a story told afterwards is the same one.
@@ -14,8 +15,11 @@ pub struct Story {
     /// Steps completed since the run's start, as far as was reported.
     pub step: u64,
     /// Rows and seconds of training, without validation.
-    pub rows: u64,
-    pub train_seconds: f64,
+    pub counted: Counted,
+    /// Generations that took over from another, how long nothing trained meanwhile, and members lost.
+    pub recoveries: u64,
+    pub stood_seconds: f64,
+    pub losses: u64,
     began: Option<u64>,
     latest: u64,
     pub epochs: Epochs,
@@ -31,6 +35,31 @@ pub struct Epochs {
     pub whole: u64,
     pub rows: u64,
     pub mismatches: Vec<String>,
+    /// The last step of the newest one, and of one epoch.
+    step: u64,
+    steps_per_epoch: u64,
+}
+
+impl Epochs {
+    fn add(&mut self, epoch: &v1::EpochEnded, audit: &v1::Audit) {
+        // Told again.
+        if epoch.step <= self.step {
+            return;
+        }
+        self.step = epoch.step;
+        self.steps_per_epoch = epoch.step / (epoch.epoch + 1);
+        self.whole += 1;
+        self.rows = audit.expected_rows;
+        self.mismatches.extend(mismatch(epoch.epoch, audit));
+    }
+
+    /// Those past this step have not ended after all.
+    fn back_to(&mut self, step: u64) {
+        while self.step > step && self.steps_per_epoch > 0 {
+            self.step = self.step.saturating_sub(self.steps_per_epoch);
+            self.whole = self.whole.saturating_sub(1);
+        }
+    }
 }
 
 impl Story {
@@ -47,18 +76,24 @@ impl Story {
                 // The first window ends where counting begins: what came before it is not known.
                 self.first_progress.get_or_insert((progress.step, message.unix_micros));
                 self.step = self.step.max(progress.step);
-                self.rows += progress.rows;
-                self.train_seconds += progress.seconds;
+                self.counted.add(progress);
                 self.skipped_nonfinite = progress.skipped_nonfinite;
                 self.skipped_empty = progress.skipped_empty;
             }
             Some(Event::Epoch(epoch)) => {
                 if let Some(audit) = &epoch.audit {
-                    self.epochs.whole += 1;
-                    self.epochs.rows = audit.expected_rows;
-                    self.epochs.mismatches.extend(mismatch(epoch.epoch, audit));
+                    self.epochs.add(epoch, audit);
                 }
             }
+            // What older generations reported past it is void.
+            Some(Event::Seated(seated)) if seated.generation > 1 => {
+                self.step = self.step.min(seated.first_step);
+                self.counted.back_to(seated.first_step);
+                self.epochs.back_to(seated.first_step);
+                self.recoveries += 1;
+                self.stood_seconds += seated.stood_seconds;
+            }
+            Some(Event::Lost(_)) => self.losses += 1,
             Some(Event::Ended(ended)) => self.ended = Some(ended.clone()),
             _ => {}
         }

@@ -37,14 +37,22 @@ pub fn render(story: &Story) -> String {
     {
         fact(if ended.best.is_some() { "last" } else { "checkpoint" }, &last.path);
     }
-    if story.rows > 0 {
-        let rate = words::rate(story.rows, story.train_seconds);
+    let rows = story.counted.rows();
+    if rows > 0 {
+        let rate = words::rate(rows, story.counted.seconds());
         fact(
             "speed",
+            &format!("{rate} rows/s in training, {} rows, {} in all", words::count(rows), words::span(story.seconds())),
+        );
+    }
+    if story.recoveries > 0 {
+        fact(
+            "recovered",
             &format!(
-                "{rate} rows/s in training, {} rows, {} in all",
-                words::count(story.rows),
-                words::span(story.seconds())
+                "{}, {} lost, {} without training",
+                times(story.recoveries),
+                words::counted(story.losses, "worker"),
+                words::moments(story.stood_seconds),
             ),
         );
     }
@@ -66,6 +74,10 @@ pub fn render(story: &Story) -> String {
         fact("audit", mismatch);
     }
     text
+}
+
+fn times(n: u64) -> String {
+    if n == 1 { "once".to_owned() } else { format!("{} times", words::count(n)) }
 }
 
 /// The value that made a checkpoint the best one.
@@ -144,16 +156,16 @@ mod tests {
 
     #[test]
     fn a_mismatch_of_the_audit_is_loud() {
-        let wrong = |change: fn(&mut v1::Audit)| {
-            let mut epoch = epoch(2, 0.5, None);
+        let wrong = |number, change: fn(&mut v1::Audit)| {
+            let mut epoch = epoch(number, 0.5, None);
             epoch.audit.iter_mut().for_each(change);
             Event::Epoch(epoch)
         };
         let events = vec![
             Event::Epoch(epoch(0, 0.5, None)),
-            wrong(|audit| audit.rows -= 1),
-            wrong(|audit| audit.atoms += 1),
-            wrong(|audit| audit.hash_low += 1),
+            wrong(2, |audit| audit.rows -= 1),
+            wrong(3, |audit| audit.atoms += 1),
+            wrong(4, |audit| audit.hash_low += 1),
             Event::Progress(v1::Progress { skipped_nonfinite: 1, skipped_empty: 2, ..progress(5) }),
             Event::Ended(v1::Ended {
                 phase: v1::Phase::Stopped.into(),
@@ -170,10 +182,46 @@ mod tests {
             skipped     1 step with a loss or gradient that was not finite
             skipped     2 steps without a single term
             audit       AUDIT MISMATCH in epoch 3: 3,004 of 3,005 rows were counted
-            audit       AUDIT MISMATCH in epoch 3: 202 of 201 lists or rows were counted
-            audit       AUDIT MISMATCH in epoch 3: the right number of rows, but not each of them once
+            audit       AUDIT MISMATCH in epoch 4: 202 of 201 lists or rows were counted
+            audit       AUDIT MISMATCH in epoch 5: the right number of rows, but not each of them once
         "#]]
         .assert_eq(&render(&story(events)));
+    }
+
+    #[test]
+    fn rows_and_epochs_that_a_recovery_did_again_are_counted_once_and_the_recovery_is_told() {
+        let window = |first_step, step| Event::Progress(v1::Progress { first_step, ..progress(step) });
+        let seated = |generation, first_step, stood_seconds| {
+            Event::Seated(v1::Seated { generation, first_step, stood_seconds, ..v1::Seated::default() })
+        };
+        let ended = v1::Ended { phase: v1::Phase::Succeeded.into(), ..v1::Ended::default() };
+        let lost = || Event::Lost(v1::Lost::default());
+        let events = vec![
+            seated(1, 0, 0.0),
+            window(0, 400),
+            Event::Epoch(epoch(0, 0.5, None)),
+            window(400, 500),
+            lost(),
+            seated(2, 500, 0.31),
+            // Told again by the new rank 0.
+            Event::Epoch(epoch(0, 0.5, None)),
+            lost(),
+            // From a checkpoint: everybody was lost.
+            seated(3, 300, 1.19),
+            window(300, 400),
+            Event::Epoch(epoch(0, 0.5, None)),
+            Event::Ended(ended),
+        ];
+        let story = story(events);
+        assert_eq!((story.step, story.epochs.whole), (400, 1));
+        expect![[r#"
+
+            run         r-01jdk3 finished
+            speed       3.01 M rows/s in training, 5,259 rows, 11 s in all
+            recovered   2 times, 2 workers lost, 1.50 s without training
+            audit       every row counted once: 3,005 rows × 1 epoch
+        "#]]
+        .assert_eq(&render(&story));
     }
 
     #[test]

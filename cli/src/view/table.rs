@@ -94,6 +94,7 @@ pub mod tests {
         v1::EpochEnded {
             epoch: number,
             epochs: 20,
+            step: 400 * (number + 1),
             train_loss: loss,
             rows: 3005,
             train_seconds: 0.25 * (number + 1) as f64,

@@ -122,7 +122,7 @@ impl<'a> Meeting<'a> {
             if begun.elapsed() >= self.options.rendezvous {
                 let missing = open.iter().map(|&rank| format!("{} ({})", self.title(rank), self.seats[rank].trouble));
                 let (missing, peers) = (missing.collect(), self.peers.len() - 1);
-                return Err(ConnectError::Missing { missing, peers, waited: self.options.rendezvous });
+                return Err(ConnectError::Missing { missing, ranks: open, peers, waited: self.options.rendezvous });
             }
             self.dial();
             let (knocking, stirring) = self.poll(listener);

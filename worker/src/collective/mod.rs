@@ -90,6 +90,11 @@ impl Lost {
         Self { peer: None, reason: Reason::Aborted, worker: String::new() }
     }
 
+    /// The name of whom it is about, where it is about someone.
+    pub fn worker(&self) -> &str {
+        &self.worker
+    }
+
     fn sentence(&self) -> String {
         match self.peer {
             Some(rank) => format!("lost {}: {}", title(&self.worker, rank), self.reason),
@@ -110,6 +115,8 @@ pub enum Reason {
     Closed,
     #[error("{kind}")]
     Io { kind: std::io::ErrorKind },
+    #[error("it did not come within {waited:?}")]
+    Missing { waited: std::time::Duration },
     #[error("it left the group")]
     Left,
     #[error("aborted")]

@@ -64,7 +64,7 @@ impl Default for Options {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("{} of {peers} peers missing after {waited:?}: {}", missing.len(), missing.join(", "))]
-    Missing { missing: Vec<String>, peers: usize, waited: Duration },
+    Missing { missing: Vec<String>, ranks: Vec<usize>, peers: usize, waited: Duration },
     #[error("{peer} refused this rank: {reason}")]
     Refused { peer: String, reason: String },
     #[error("rank {me} is not among {world} ranks")]

@@ -8,7 +8,7 @@ use super::Job;
 use crate::{collective::Lost, loss::Terms};
 
 /// Numbers in the tail.
-const LENGTH: usize = 11;
+const LENGTH: usize = 12;
 const LIMBS: usize = 4;
 
 /// The reduced tail: the same on every rank.
@@ -22,7 +22,10 @@ pub struct Agreed {
     pub nonfinite: bool,
     /// Sum of the hashes of the atoms consumed.
     pub hash: u128,
-    pub order: Option<OrderKind>,
+    /// Someone wants a checkpoint of the state after this step.
+    pub checkpoint: bool,
+    /// All ranks end after this step.
+    pub ends: Option<OrderKind>,
 }
 
 /// How a reduce ended.
@@ -44,17 +47,19 @@ impl Job {
         tail[3] = self.batch.lists() as f64;
         tail[4] = f64::from(u8::from(!finite));
         tail[5] = asked(&self.shared.stop);
-        tail[6] = asked(&self.shared.checkpoint) + f64::from(u8::from(self.writer.is_due_by_time()));
-        split(self.batch.hash, &mut tail[7..]);
+        tail[6] = asked(&self.shared.checkpoint) + f64::from(u8::from(self.checkpoints.is_due_by_time()));
+        tail[7] = asked(&self.shared.give_way);
+        split(self.batch.hash, &mut tail[8..]);
         let (_, gradients) = self.network.parameters.slices();
         let began = Instant::now();
         if let Err(lost) = self.collective.all_reduce(gradients, &mut tail) {
             return Reduced::PeerLost(lost);
         }
         self.reports.waited_for_peers(began.elapsed());
-        let order = match (tail[5] > 0.0, tail[6] > 0.0) {
+        self.confirmed();
+        let ends = match (tail[5] > 0.0, tail[7] > 0.0) {
             (true, _) => Some(OrderKind::Stop),
-            (false, true) => Some(OrderKind::Checkpoint),
+            (false, true) => Some(OrderKind::Yield),
             (false, false) => None,
         };
         let (rows, lists) = (tail[2] as u64, tail[3] as u64);
@@ -64,9 +69,28 @@ impl Job {
             lists,
             atoms: if self.spec.loss.kind.is_pointwise() { rows } else { lists },
             nonfinite: tail[4] > 0.0,
-            hash: join(&tail[7..]),
-            order,
+            hash: join(&tail[8..]),
+            checkpoint: tail[6] > 0.0,
+            ends,
         })
+    }
+}
+
+impl Job {
+    /// A collective has ended well. Every rank came to it with `self.step` steps applied, so those are never taken back: they may be
+    /// told of and written down.
+    pub(super) fn confirmed(&mut self) {
+        self.reports.confirm(self.step);
+        self.hand_over();
+    }
+
+    /// Makes sure that every rank has come as far as this one.
+    pub(super) fn confirm(&mut self) -> Result<(), Lost> {
+        if self.reports.confirmed() < self.step {
+            self.collective.gather(&[])?;
+            self.confirmed();
+        }
+        Ok(())
     }
 }
 

@@ -1,73 +1,47 @@
-//! A job: one seat filled, from the first rows read to the last checkpoint. [`Job`] holds what the loop in [`training`] works with.
+//! A job: a worker's part in a run, from the first rows read to the last checkpoint, over all the generations in which the worker has a
+//! seat. [`Job`] holds what the loop in [`training`] works with.
 
 mod agreement;
 mod checkpoints;
 mod module;
 mod report;
 mod setup;
+mod shared;
+mod snapshot;
+mod state;
 pub mod training;
 mod validation;
+mod writer;
 
 use std::{
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::Instant,
 };
 
 use dataset::{
+    lanes::Blocks,
     manifest::DatasetError,
     reader::{Batch, LaneReader},
+    source::Source,
 };
-use proto::{checkpoint::TrainerState, spec::RunSpec, v1};
+use proto::{
+    checkpoint::TrainerState,
+    spec::RunSpec,
+    v1::{self, OrderKind},
+};
 use tch::Device;
 
 pub use agreement::{Agreed, Reduced};
-pub use report::Reports;
+pub use setup::Surroundings;
+pub use shared::{Published, Shared};
 
 use crate::{
-    collective::{Aborter, Collective, Lost},
+    collective::{Collective, Lost},
     fault::Fault,
     loss::{BadLabel, Objective},
     model::Network,
     optimizer::{Optimizer, Schedule},
 };
-
-/// What other threads ask of a job and may know of it.
-#[derive(Debug, Default)]
-pub struct Shared {
-    pub stop: AtomicBool,
-    pub checkpoint: AtomicBool,
-    pub abort: Arc<AtomicBool>,
-    /// Steps completed.
-    pub step: AtomicU64,
-    aborter: std::sync::Mutex<Option<Aborter>>,
-}
-
-impl Shared {
-    /// Ends the job at once: whatever it waits for in a collective is let go.
-    pub fn abort(&self) {
-        self.abort.store(true, Ordering::SeqCst);
-        if let Some(aborter) = &*self.aborter.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) {
-            aborter.abort();
-        }
-    }
-
-    /// From here on an abort reaches this collective too.
-    fn watch(&self, aborter: Aborter) {
-        // Stored before the flag is read: an abort in between finds the aborter, an abort before is seen in the flag.
-        *self.aborter.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(aborter.clone());
-        if self.abort.load(Ordering::SeqCst) {
-            aborter.abort();
-        }
-    }
-
-    /// For work that waits in no collective: an error once the job is aborted.
-    fn go_on(&self) -> Result<(), JobError> {
-        if self.abort.load(Ordering::Relaxed) { Err(Lost::aborted().into()) } else { Ok(()) }
-    }
-}
 
 /// How a job ended, when nothing went wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +49,7 @@ pub enum Outcome {
     /// Why it ended well.
     Finished(String),
     /// An order was obeyed, by all ranks at this step.
-    Ordered,
+    Ordered(OrderKind),
 }
 
 /// Why a job did not end well.
@@ -133,25 +107,37 @@ pub struct Job {
     pub objective: Objective,
     pub optimizer: Optimizer,
     pub schedule: Schedule,
-    pub data: LaneReader,
+    /// None between two generations.
+    data: Option<LaneReader>,
     pub batch: Batch,
     pub steps_per_epoch: u64,
     /// Steps completed since the start of the run.
     pub step: u64,
     pub state: TrainerState,
-    pub reports: Reports,
+    reports: report::Reports,
     pub metrics: Vec<v1::Metric>,
     evaluations: Vec<validation::Evaluation>,
-    writer: checkpoints::Writer,
+    checkpoints: checkpoints::Checkpoints,
+    blocks: Arc<Blocks>,
+    /// Holds what is decoded, where that is kept.
+    source: Arc<dyn Source>,
     audit: Audit,
     /// Sum over the epoch under way.
     epoch_hash: u128,
     epoch_began: Instant,
+    /// The epoch that ends at `step` has yet to be audited, validated and reported.
+    epoch_open: bool,
+    /// The state is complete: not in the middle of being received.
+    whole: bool,
+    /// The generation in which the state was computed.
+    generation: u64,
     nonfinite_in_a_row: u64,
     /// Of the last step, before clipping.
     gradient_norm: f64,
     /// The epoch that just ended is the best so far.
     improved: bool,
+    /// A checkpoint of the state after `step` was ordered.
+    save_due: bool,
     /// A share of more rows than this is worked off in pieces, so that a piece's activations stay in a core's cache.
     piece_rows: usize,
     scores: Vec<f32>,
@@ -170,6 +156,23 @@ struct Audit {
 impl Job {
     pub fn total_steps(&self) -> u64 {
         self.spec.training.epochs * self.steps_per_epoch
+    }
+
+    /// What somebody could go on from.
+    pub fn holding(&self) -> Option<v1::Holding> {
+        self.whole.then(|| v1::Holding {
+            run_id: self.seat.run_id.clone(),
+            generation: self.generation,
+            step: self.step,
+            epoch_closed: !self.epoch_open,
+        })
+    }
+
+    /// Tells other threads how far the job is.
+    fn show(&self) {
+        self.shared.step.store(self.step, Ordering::Relaxed);
+        self.shared.epoch_open.store(self.epoch_open, Ordering::Relaxed);
+        self.shared.whole.store(self.whole, Ordering::Relaxed);
     }
 
     /// Every rank's numbers, in rank order.

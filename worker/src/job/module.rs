@@ -1,5 +1,5 @@
 //! The network that a run trains. A scripted module's file is read by every rank: the same one on all of them, and at a resume the one
-//! that the run began with.
+//! that the run began with. Who joins later gets it from a rank that has it.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -10,9 +10,9 @@ use proto::{
 };
 use tch::Device;
 
-use super::JobError;
+use super::{JobError, state::broadcast};
 use crate::{
-    collective::Collective,
+    collective::{Collective, Lost},
     model::{Network, load},
 };
 
@@ -65,6 +65,29 @@ pub(super) fn network(
         ));
     }
     Ok(load::scripted(file, &path, &spec.model, features, device)?)
+}
+
+/// The network of a seat whose state comes from the rank `root`.
+pub(super) fn joined(
+    spec: &RunSpec,
+    features: usize,
+    collective: &mut dyn Collective,
+    root: usize,
+    device: Device,
+) -> Result<Network, JobError> {
+    if spec.model.kind != ModelKind::Torchscript {
+        return Ok(Network::new(&spec.model, features, spec.seed, device));
+    }
+    let file: Arc<[u8]> = broadcast(collective, Vec::new(), root)?.into();
+    let path = spec.model.path.clone().unwrap_or_default();
+    Ok(load::scripted(file, &path, &spec.model, features, device)?)
+}
+
+/// The other side of [`joined`], on every rank that has a network already.
+pub(super) fn offered(network: &Network, collective: &mut dyn Collective, root: usize) -> Result<(), Lost> {
+    let Some(file) = network.module_file() else { return Ok(()) };
+    let mine = if collective.rank() == root { file.to_vec() } else { Vec::new() };
+    broadcast(collective, mine, root).map(drop)
 }
 
 /// A module that says which features it takes must be given those, in its order. What is wrong reads on after "the module `model.pt` ".

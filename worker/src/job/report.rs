@@ -1,7 +1,12 @@
-//! Reports: what leaves a job for the coordinator, through a bounded channel. Windows of steps never wait for it; what must not be
-//! lost (epochs, checkpoints) waits where the channel is full.
+//! Reports: what leaves a job for the coordinator. Every rank keeps a record of each step, so that whoever is rank 0 can tell what the
+//! one before could not; only what all ranks are known to have applied is told. Windows of steps never wait for the channel; what must
+//! not be lost (epochs, checkpoints) waits where it is full.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use proto::v1::{self, worker_message::Message};
 use tokio::sync::mpsc;
@@ -11,37 +16,92 @@ use super::{Agreed, Job};
 /// A window of steps is reported at most this often.
 const WINDOW: Duration = Duration::from_millis(200);
 
-/// The way out, and the window under way. All ranks would report the same: rank 0 does.
-#[derive(Debug)]
-pub struct Reports {
-    sender: mpsc::Sender<Message>,
-    window: v1::Progress,
+/// Steps whose records are kept.
+const KEPT: usize = 1 << 16;
+
+/// Numbers in a record.
+pub(super) const WORDS: usize = 13;
+
+/// What one step carried, and what it took here.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Record {
+    rows: u64,
+    lists: u64,
+    atoms: u64,
+    hash: u128,
+    /// 0 where the step's loss does not count.
     loss: f64,
     denominator: f64,
+    gradient_norm: f64,
+    /// Since the start of the run.
+    skipped_nonfinite: u64,
+    skipped_empty: u64,
+    seconds: f64,
+    wait_data_seconds: f64,
+    wait_reduce_seconds: f64,
+}
+
+/// The records, and how much of them is known elsewhere.
+#[derive(Debug)]
+pub(super) struct Reports {
+    /// None between two generations.
+    sender: Option<mpsc::Sender<Message>>,
+    /// Of the steps `first..first + records.len()`.
+    records: VecDeque<Record>,
+    first: u64,
+    /// Steps that all ranks have applied.
+    confirmed: u64,
+    /// Steps that the coordinator was told of.
+    reported: u64,
+    /// The newest one, for a coordinator that may have missed it.
+    pub last_epoch: Option<v1::EpochEnded>,
+    /// When the step under way began.
     began: Instant,
     wait_data: Duration,
     wait_reduce: Duration,
-    said_something: bool,
+    said: Option<Instant>,
 }
 
 impl Reports {
-    pub fn new(sender: mpsc::Sender<Message>) -> Self {
+    pub fn new() -> Self {
         Self {
-            sender,
-            window: v1::Progress::default(),
-            loss: 0.0,
-            denominator: 0.0,
+            sender: None,
+            records: VecDeque::with_capacity(KEPT),
+            first: 0,
+            confirmed: 0,
+            reported: 0,
+            last_epoch: None,
             began: Instant::now(),
             wait_data: Duration::ZERO,
             wait_reduce: Duration::ZERO,
-            said_something: false,
+            said: None,
         }
+    }
+
+    /// A generation begins. `known`: what all members have, and what the coordinator knows.
+    pub fn open(&mut self, sender: mpsc::Sender<Message>, known: Known) {
+        self.sender = Some(sender);
+        if self.end() != known.step {
+            self.records.clear();
+            self.first = known.step;
+        }
+        self.reported = known.reported.min(known.step);
+        self.confirmed = self.confirmed.max(known.confirmed).min(known.step);
+        self.said = None;
+        self.restart_clock();
+    }
+
+    /// A generation is over.
+    pub fn close(&mut self) {
+        self.sender = None;
     }
 
     /// For what must not be lost; waits where the channel is full.
     pub fn send(&self, message: Message) {
-        // A closed channel means that the session is gone, and with it whoever would listen.
-        let _ = self.sender.blocking_send(message);
+        if let Some(sender) = &self.sender {
+            // A closed channel means that the session is gone, and with it whoever would listen.
+            let _ = sender.blocking_send(message);
+        }
     }
 
     pub fn waited_for_data(&mut self, time: Duration) {
@@ -52,53 +112,199 @@ impl Reports {
         self.wait_reduce += time;
     }
 
-    /// Starts a window: after set-up, and after anything that is not training.
+    /// The next step begins now: after set-up, and after anything that is not training.
     pub fn restart_clock(&mut self) {
         self.began = Instant::now();
+        (self.wait_data, self.wait_reduce) = (Duration::ZERO, Duration::ZERO);
+    }
+
+    /// A collective has ended: all ranks came to it with so many steps applied.
+    pub fn confirm(&mut self, steps: u64) {
+        self.confirmed = steps;
+    }
+
+    pub fn confirmed(&self) -> u64 {
+        self.confirmed
+    }
+
+    fn end(&self) -> u64 {
+        self.first + self.records.len() as u64
+    }
+
+    fn push(&mut self, record: Record) {
+        if self.records.len() == KEPT {
+            self.records.pop_front();
+            self.first += 1;
+        }
+        self.records.push_back(record);
+    }
+
+    /// Records of the steps from `from` on.
+    pub fn since(&self, from: u64) -> impl Iterator<Item = Record> {
+        let from = from.saturating_sub(self.first).min(self.records.len() as u64);
+        self.records.range(from as usize..).copied()
+    }
+
+    /// Puts records in the place of what is known here; `step` steps are done with the last of them.
+    pub fn replace(&mut self, step: u64, records: impl ExactSizeIterator<Item = Record>) {
+        self.first = step - records.len() as u64;
+        self.records.clear();
+        self.records.extend(records);
+    }
+
+    fn sum(&self, steps: Range<u64>) -> Record {
+        let (from, to) = ((steps.start - self.first) as usize, (steps.end - self.first) as usize);
+        self.records.range(from..to).copied().reduce(Record::then).unwrap_or_default()
+    }
+}
+
+/// Where a generation begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    pub step: u64,
+    pub confirmed: u64,
+    pub reported: u64,
+}
+
+impl Record {
+    fn then(self, next: Self) -> Self {
+        Self {
+            rows: self.rows + next.rows,
+            lists: self.lists + next.lists,
+            atoms: self.atoms + next.atoms,
+            hash: self.hash + next.hash,
+            loss: self.loss + next.loss,
+            denominator: self.denominator + next.denominator,
+            seconds: self.seconds + next.seconds,
+            wait_data_seconds: self.wait_data_seconds + next.wait_data_seconds,
+            wait_reduce_seconds: self.wait_reduce_seconds + next.wait_reduce_seconds,
+            ..next
+        }
+    }
+
+    /// For the wire: a joiner gets the newest records with the state.
+    pub fn to_words(self) -> [u64; WORDS] {
+        let bits = f64::to_bits;
+        [
+            self.rows,
+            self.lists,
+            self.atoms,
+            (self.hash >> 64) as u64,
+            self.hash as u64,
+            bits(self.loss),
+            bits(self.denominator),
+            bits(self.gradient_norm),
+            self.skipped_nonfinite,
+            self.skipped_empty,
+            bits(self.seconds),
+            bits(self.wait_data_seconds),
+            bits(self.wait_reduce_seconds),
+        ]
+    }
+
+    pub fn from_words(words: [u64; WORDS]) -> Self {
+        let [rows, lists, atoms, high, low, loss, denominator, norm, nonfinite, empty, seconds, data, reduce] = words;
+        let number = f64::from_bits;
+        Self {
+            rows,
+            lists,
+            atoms,
+            hash: u128::from(high) << 64 | u128::from(low),
+            loss: number(loss),
+            denominator: number(denominator),
+            gradient_norm: number(norm),
+            skipped_nonfinite: nonfinite,
+            skipped_empty: empty,
+            seconds: number(seconds),
+            wait_data_seconds: number(data),
+            wait_reduce_seconds: number(reduce),
+        }
     }
 }
 
 impl Job {
-    /// Adds a step to the window, its loss where that counts, and reports the window where it is time.
-    pub(super) fn report(&mut self, step: u64, agreed: &Agreed, counts: bool) {
-        if self.seat.rank != 0 {
-            return;
-        }
-        let position = self.position(step);
+    /// Puts down what a step carried, its loss where that counts, and tells of what is confirmed where it is time.
+    pub(super) fn report(&mut self, agreed: &Agreed, counts: bool) {
+        let (loss, denominator) =
+            if counts { (agreed.terms.loss, agreed.terms.denominator) } else { Default::default() };
+        let now = Instant::now();
         let reports = &mut self.reports;
-        if reports.window.rows == 0 && reports.window.lists == 0 {
-            reports.window.first_step = step;
-        }
-        reports.window.rows += agreed.rows;
-        reports.window.lists += agreed.lists;
-        if counts {
-            reports.loss += agreed.terms.loss;
-            reports.denominator += agreed.terms.denominator;
-        }
-        let elapsed = reports.began.elapsed();
-        if reports.said_something && elapsed < WINDOW && !position.ends_epoch {
-            return;
-        }
-        let window = v1::Progress {
-            generation: self.seat.generation,
-            epoch: position.epoch,
-            epochs: self.spec.training.epochs,
-            step: step + 1,
-            steps_per_epoch: self.steps_per_epoch,
-            loss: reports.loss / reports.denominator,
-            learning_rate: self.schedule.at(position.epoch, step),
+        let took = now - reports.began;
+        self.shared.worked(took.saturating_sub(reports.wait_reduce));
+        reports.push(Record {
+            rows: agreed.rows,
+            lists: agreed.lists,
+            atoms: agreed.atoms,
+            hash: agreed.hash,
+            loss,
+            denominator,
             gradient_norm: self.gradient_norm,
-            seconds: elapsed.as_secs_f64(),
             skipped_nonfinite: self.state.skipped_nonfinite,
             skipped_empty: self.state.skipped_empty,
+            seconds: took.as_secs_f64(),
             wait_data_seconds: reports.wait_data.as_secs_f64(),
             wait_reduce_seconds: reports.wait_reduce.as_secs_f64(),
-            ..reports.window
-        };
-        // A full channel keeps the window open: the next report says it all.
-        if reports.sender.try_send(Message::Progress(window)).is_ok() {
-            let sender = reports.sender.clone();
-            *reports = Reports { said_something: true, ..Reports::new(sender) };
+        });
+        reports.restart_clock();
+        if self.seat.rank == 0 && reports.said.is_none_or(|said| now - said >= WINDOW) {
+            self.tell(u64::MAX, |sender, window| sender.try_send(window).is_ok());
         }
+    }
+
+    /// Tells of all that is confirmed, up to a step, waiting where the channel is full.
+    pub(super) fn tell_all(&mut self, until: u64) {
+        if self.seat.rank == 0 {
+            self.tell(until, |sender, window| sender.blocking_send(window).is_ok());
+        }
+    }
+
+    /// Windows of what is confirmed and not yet told; they never span epochs. What could not be sent is told with the next.
+    fn tell(&mut self, until: u64, send: impl Fn(&mpsc::Sender<Message>, Message) -> bool) {
+        loop {
+            let from = self.reports.reported.max(self.reports.first);
+            let to = self.reports.confirmed.min(until).min((from / self.steps_per_epoch + 1) * self.steps_per_epoch);
+            if from >= to {
+                return;
+            }
+            let window = self.window(from..to);
+            let Some(sender) = &self.reports.sender else { return };
+            if !send(sender, Message::Progress(window)) {
+                return;
+            }
+            (self.reports.reported, self.reports.said) = (to, Some(Instant::now()));
+        }
+    }
+
+    fn window(&self, steps: Range<u64>) -> v1::Progress {
+        let sum = self.reports.sum(steps.clone());
+        let epoch = steps.start / self.steps_per_epoch;
+        v1::Progress {
+            generation: self.seat.generation,
+            epoch,
+            epochs: self.spec.training.epochs,
+            first_step: steps.start,
+            step: steps.end,
+            steps_per_epoch: self.steps_per_epoch,
+            loss: sum.loss / sum.denominator,
+            learning_rate: self.schedule.at(epoch, steps.end - 1),
+            gradient_norm: sum.gradient_norm,
+            rows: sum.rows,
+            lists: sum.lists,
+            seconds: sum.seconds,
+            skipped_nonfinite: sum.skipped_nonfinite,
+            skipped_empty: sum.skipped_empty,
+            wait_data_seconds: sum.wait_data_seconds,
+            wait_reduce_seconds: sum.wait_reduce_seconds,
+            atoms: sum.atoms,
+            hash_high: (sum.hash >> 64) as u64,
+            hash_low: sum.hash as u64,
+        }
+    }
+
+    /// The newest epoch's end, after the windows that lead to it: a coordinator that knows it drops it.
+    pub(super) fn tell_last_epoch(&mut self) {
+        let Some(epoch) = self.reports.last_epoch.clone().filter(|_| self.seat.rank == 0) else { return };
+        self.tell_all(epoch.step);
+        self.reports.send(Message::Epoch(v1::EpochEnded { generation: self.seat.generation, ..epoch }));
     }
 }

@@ -1,11 +1,12 @@
-//! From a seat to a job that is ready to train: peers connected, model made, statistics taken, state resumed.
+//! From a seat to a job that is ready to train: peers connected, model made, and the state that it goes on from at hand. The first seat
+//! makes a job; later ones of the same run move it on.
 
 use std::{
     net::TcpListener,
     path::Path,
     sync::{Arc, OnceLock},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use dataset::{
@@ -14,6 +15,7 @@ use dataset::{
     source::{ParquetSource, Source},
 };
 use proto::{
+    Deadlines,
     checkpoint::TrainerState,
     spec::{self, Normalize},
     v1::{self, worker_message::Message},
@@ -22,56 +24,55 @@ use tch::Device;
 use tokio::sync::mpsc;
 
 use super::{
-    Audit, Job, JobError, Reports, Shared, checkpoints::Writer, module, training::atom_of, validation::Evaluation,
+    Audit, Job, JobError,
+    checkpoints::Checkpoints,
+    module,
+    report::{Known, Reports},
+    shared::{Shared, Shown},
+    training::atom_of,
+    validation::Evaluation,
 };
 use crate::{
-    collective::{Collective, Solo, ring},
+    collective::{
+        Lost, Reason, Solo,
+        ring::{self, ConnectError},
+    },
     loss::Objective,
     model::{Normalization, Statistics, load},
     optimizer::{Optimizer, Schedule},
 };
 
+/// What a worker lends its job for one generation.
+pub struct Surroundings<'a> {
+    pub shared: Arc<Shared>,
+    /// Where this worker's peers find it.
+    pub listener: &'a TcpListener,
+    pub sender: mpsc::Sender<Message>,
+    pub deadlines: Deadlines,
+}
+
 impl Job {
-    /// Fills a seat. `listener`: where this worker's peers find it.
-    pub fn new(
-        seat: v1::Seat,
-        shared: Arc<Shared>,
-        listener: &TcpListener,
-        sender: mpsc::Sender<Message>,
-    ) -> Result<Self, JobError> {
+    /// Fills a seat: with a fresh state, with that of a checkpoint, or with what a peer holds in memory.
+    pub fn new(seat: v1::Seat, surroundings: &Surroundings<'_>) -> Result<Self, JobError> {
         let spec = spec::parse(&seat.spec_toml, &[]).map_err(|problems| {
             JobError::wrong_input(format!("the run's document has {problems}"), "`lockstep check` lists them")
         })?;
         let device = device(spec.cluster.device)?;
+        let root = source(&seat, false)?;
         tch::set_num_threads(seat.threads.max(1) as i32);
         let _no_graph = tch::no_grad_guard();
-        let mut collective = connect(&seat, listener, &shared)?;
-        shared.watch(collective.aborter());
+        let mut collective = connect(&seat, surroundings)?;
         let train = seat.train.clone().unwrap_or_default();
         let (lane_count, block_bytes) = (spec.cluster.lanes, spec.data.block_bytes.as_u64());
         let blocks = Arc::new(Blocks::cut(&train, atom_of(spec.loss.kind), lane_count, block_bytes));
         let features = train.columns.as_ref().map_or(0, |columns| columns.features.len());
         let source: Arc<dyn Source> = Arc::new(ParquetSource::new(train, &blocks, spec.data.cache.as_u64()));
-        let network = module::network(&spec, &seat, features, collective.as_mut(), device)?;
-        let evaluations = Evaluation::of(&seat, &spec.data);
-        let mut plan = Plan {
-            blocks: Arc::clone(&blocks),
-            features,
-            lanes: lane_count,
-            seed: spec.seed,
-            rank: seat.rank,
-            world: seat.world,
-            batch: spec.training.batch,
-            epochs: spec.training.epochs,
-            epoch: 0,
-            step: 0,
-            read_ahead: spec.data.read_ahead.as_u64() as usize,
-            readers: spec.data.readers,
+        let network = match root {
+            Some(root) => module::joined(&spec, features, &mut collective, root, device)?,
+            None => module::network(&spec, &seat, features, &mut collective, device)?,
         };
+        let evaluations = Evaluation::of(&seat, &spec.data);
         let steps_per_epoch = blocks.atoms.div_ceil(spec.training.batch);
-        let writer = Writer::new(&spec.checkpoint, &seat, sender.clone()).map_err(|error| {
-            JobError::failed(format!("no thread to write checkpoints: {error}"), "look at ulimit -u")
-        })?;
         let hash = Arc::new(OnceLock::new());
         let (cell, atoms) = (Arc::clone(&hash), blocks.atoms);
         // Summed up beside the first epoch; it depends on nothing but the number of atoms. Without a thread it is summed when needed.
@@ -84,55 +85,134 @@ impl Job {
             optimizer: Optimizer::new(spec.optimizer, network.parameters.len()),
             schedule: Schedule::new(spec.schedule, spec.optimizer.learning_rate, spec.training.epochs, steps_per_epoch),
             audit: Audit { rows: blocks.rows, atoms: blocks.atoms, hash },
-            data: LaneReader::open(Plan { epoch: plan.epochs, ..plan.clone() }, Arc::clone(&source)),
-            reports: Reports::new(sender),
+            data: None,
+            reports: Reports::new(),
             batch: Batch::default(),
             state: TrainerState::default(),
             step: 0,
             metrics: Vec::new(),
             epoch_hash: 0,
             epoch_began: Instant::now(),
+            epoch_open: false,
+            whole: false,
+            generation: seat.generation,
             nonfinite_in_a_row: 0,
             gradient_norm: 0.0,
             improved: false,
+            save_due: false,
             piece_rows: piece_rows(network.units(), seat.threads as usize),
             scores: Vec::new(),
             gradient: Vec::new(),
-            collective,
+            checkpoints: Checkpoints::new(&spec.checkpoint),
+            shared: Arc::clone(&surroundings.shared),
+            collective: Box::new(collective),
+            blocks,
+            source,
             network,
             evaluations,
-            writer,
             steps_per_epoch,
-            shared,
             seat,
             spec,
             device,
         };
-        if !job.seat.resume_from.is_empty() {
+        if let Some(root) = root {
+            job.exchange(root, false, job.seat.reported_step)?;
+        } else if !job.seat.resume_from.is_empty() {
             let folder = job.seat.resume_from.clone();
             job.resume(Path::new(&folder))?;
         } else if !job.seat.start_from.is_empty() {
             let folder = job.seat.start_from.clone();
             load::weights(&mut job.network, Path::new(&folder))?;
         } else if job.spec.model.normalize != Normalize::None {
-            job.take_statistics(&source, &blocks)?;
+            job.take_statistics()?;
         }
-        plan.epoch = job.step / steps_per_epoch;
-        plan.step = job.step % steps_per_epoch;
-        job.data = LaneReader::open(plan, source);
-        job.epoch_began = Instant::now();
-        job.reports.restart_clock();
+        job.take_up(surroundings)?;
         Ok(job)
     }
 
+    /// Goes on in another generation of the same run, from the state in memory or, where a peer's is newer, from that one. Data that was
+    /// decoded, and copies that are not published yet, stay.
+    pub fn reseat(&mut self, seat: v1::Seat, surroundings: &Surroundings<'_>) -> Result<(), JobError> {
+        let root = source(&seat, self.whole)?.unwrap_or_default();
+        tch::set_num_threads(seat.threads.max(1) as i32);
+        let _no_graph = tch::no_grad_guard();
+        self.shared = Arc::clone(&surroundings.shared);
+        self.seat = seat;
+        self.show();
+        self.collective = Box::new(connect(&self.seat, surroundings)?);
+        if !self.seat.lacking.is_empty() {
+            module::offered(&self.network, &mut *self.collective, root)?;
+            let holds = !self.seat.lacking.contains(&self.seat.rank);
+            self.exchange(root, holds, self.seat.reported_step)?;
+        }
+        self.piece_rows = piece_rows(self.network.units(), self.seat.threads as usize);
+        for evaluation in &mut self.evaluations {
+            evaluation.deal(self.seat.world, &self.spec.data);
+        }
+        self.take_up(surroundings)
+    }
+
+    /// Opens what belongs to one generation: the data from where the state is, the way out for reports, the folder for checkpoints.
+    fn take_up(&mut self, surroundings: &Surroundings<'_>) -> Result<(), JobError> {
+        let shared_out = self.seat.source.is_some();
+        if shared_out && self.step != self.seat.first_step {
+            return Err(JobError::failed(
+                format!(
+                    "generation {} begins at step {}, and this worker was to hold that state: it holds the one of step {}",
+                    self.seat.generation, self.seat.first_step, self.step
+                ),
+                "this is a fault of lockstep: please report it with the logs of the coordinator and of this worker",
+            ));
+        }
+        self.whole = true;
+        self.generation = self.seat.generation;
+        self.show();
+        self.data = Some(LaneReader::open(self.plan(), Arc::clone(&self.source)));
+        // Whoever lacked the state may have yet to receive it: the first collective will tell.
+        let confirmed = if self.seat.lacking.is_empty() { self.step } else { self.seat.reported_step };
+        let reported = if shared_out { self.seat.reported_step } else { self.step };
+        self.reports.open(surroundings.sender.clone(), Known { step: self.step, confirmed, reported });
+        self.checkpoints.writer.open(&self.seat, surroundings.sender.clone()).map_err(|error| {
+            JobError::failed(format!("no thread to write checkpoints: {error}"), "look at ulimit -u")
+        })?;
+        self.hand_over();
+        Ok(())
+    }
+
+    /// Lets go of what belongs to one generation; the state stays. `grace`: how long what is being written may hold up the last word.
+    pub fn let_go(&mut self, grace: Duration) {
+        self.collective = Box::new(Solo::default());
+        self.data = None;
+        self.reports.close();
+        self.checkpoints.writer.close(grace);
+    }
+
+    fn plan(&self) -> Plan {
+        Plan {
+            blocks: Arc::clone(&self.blocks),
+            features: self.network.features(),
+            lanes: self.spec.cluster.lanes,
+            seed: self.spec.seed,
+            rank: self.seat.rank,
+            world: self.seat.world,
+            batch: self.spec.training.batch,
+            epochs: self.spec.training.epochs,
+            epoch: self.step / self.steps_per_epoch,
+            step: self.step % self.steps_per_epoch,
+            read_ahead: self.spec.data.read_ahead.as_u64() as usize,
+            readers: self.spec.data.readers,
+        }
+    }
+
     /// One pass over the training rows, each rank over its share of the blocks.
-    fn take_statistics(&mut self, source: &Arc<dyn Source>, blocks: &Arc<Blocks>) -> Result<(), JobError> {
+    fn take_statistics(&mut self) -> Result<(), JobError> {
+        let (source, blocks) = (Arc::clone(&self.source), Arc::clone(&self.blocks));
         let kind = self.spec.model.normalize;
         let features = self.network.normalization.mean.numel();
         let (rank, world) = (self.seat.rank, self.seat.world);
         let mine = blocks.share(rank, world);
         let mut packed = Vec::new();
-        for read in reader::scan(Arc::clone(source), Arc::clone(blocks), mine) {
+        for read in reader::scan(source, Arc::clone(&blocks), mine) {
             let (_, decoded) = read?;
             self.shared.go_on()?;
             let rows = &decoded.rows.features[decoded.range.start * features..decoded.range.end * features];
@@ -162,9 +242,22 @@ fn device(wanted: spec::Device) -> Result<Device, JobError> {
     }
 }
 
-fn connect(seat: &v1::Seat, listener: &TcpListener, shared: &Shared) -> Result<Box<dyn Collective>, JobError> {
+/// The rank that everybody goes on from, where that is one's state in memory. An error where this worker was to have that state.
+fn source(seat: &v1::Seat, whole: bool) -> Result<Option<usize>, JobError> {
+    let Some(source) = seat.source else { return Ok(None) };
+    if !whole && !seat.lacking.contains(&seat.rank) {
+        return Err(JobError::failed(
+            format!("generation {} counts on a state that this worker does not hold", seat.generation),
+            "this is a fault of lockstep: please report it with the logs of the coordinator and of this worker",
+        ));
+    }
+    Ok(Some(source as usize))
+}
+
+fn connect(seat: &v1::Seat, surroundings: &Surroundings<'_>) -> Result<Shown, JobError> {
+    let shared = &surroundings.shared;
     if seat.world == 1 {
-        return Ok(Box::new(Solo::default()));
+        return Ok(Shown::new(Box::new(Solo::default()), shared));
     }
     let mut peers = Vec::new();
     for peer in &seat.peers {
@@ -177,10 +270,23 @@ fn connect(seat: &v1::Seat, listener: &TcpListener, shared: &Shared) -> Result<B
         peers.push(ring::PeerAddress { worker: peer.worker.clone(), address, machine: peer.machine.clone() });
     }
     let group = ring::GroupId { run: seat.run_id.clone(), generation: seat.generation, secret: seat.secret };
-    let options = ring::Options { cancelled: Arc::clone(&shared.abort), ..Default::default() };
-    let ring = ring::connect(listener, seat.rank as usize, &peers, &group, &options)
-        .map_err(|error| JobError::failed(error.to_string(), "can the workers' machines reach one another?"))?;
-    Ok(Box::new(ring))
+    let options = ring::Options {
+        rendezvous: surroundings.deadlines.rendezvous(),
+        silence: surroundings.deadlines.unacknowledged(),
+        cancelled: Arc::clone(&shared.abort),
+        ..Default::default()
+    };
+    let ring = shared.wait(|| ring::connect(surroundings.listener, seat.rank as usize, &peers, &group, &options));
+    match ring {
+        Ok(ring) => Ok(Shown::new(Box::new(ring), shared)),
+        Err(ConnectError::Cancelled { .. }) => Err(Lost::aborted().into()),
+        // There is a state to go on from without whoever is missing.
+        Err(ConnectError::Missing { ranks, waited, .. }) if seat.source.is_some() => {
+            let rank = ranks[0];
+            Err(Lost::peer(rank, &seat.peers[rank].worker, Reason::Missing { waited }).into())
+        }
+        Err(error) => Err(JobError::failed(error.to_string(), "can the workers' machines reach one another?")),
+    }
 }
 
 /// Activations of one piece, forward and backward, on a CPU: about a second-level cache a core.

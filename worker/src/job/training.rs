@@ -1,13 +1,14 @@
 //! THE training loop, and its steps.
 
-use std::{sync::atomic::Ordering, time::Instant};
+use std::time::Instant;
 
-use dataset::{lanes::Atom, seeded};
+use dataset::{lanes::Atom, reader::LaneReader, seeded};
 use proto::v1::OrderKind;
 use tch::Tensor;
 
 use super::{Agreed, Job, JobError, Outcome, Reduced};
 use crate::{
+    collective::Lost,
     loss::{Targets, Terms},
     memory,
     model::DropoutKeys,
@@ -17,12 +18,7 @@ use crate::{
 /// Trains until all epochs are done, patience is at its end, or an order comes.
 pub fn train(job: &mut Job) -> Result<Outcome, JobError> {
     let _no_graph = tch::no_grad_guard();
-    job.save_initial()?;
-    // A run that was killed after its last epoch and before its end has nothing left but to end.
-    if job.step > 0
-        && job.step.is_multiple_of(job.steps_per_epoch)
-        && let Some(why) = job.patience_is_over()
-    {
+    if let Some(why) = job.begin()? {
         return job.finish(why);
     }
     for step in job.step..job.total_steps() {
@@ -33,31 +29,47 @@ pub fn train(job: &mut Job) -> Result<Outcome, JobError> {
             Reduced::PeerLost(lost) => return Err(lost.into()),
         };
         let counts = job.apply(step, &agreed)?;
-        job.report(step, &agreed, counts);
-        let verdict = job.end_epoch_if_due(step)?;
-        job.save_if_due(step, agreed.order)?;
+        job.report(&agreed, counts);
+        let verdict = job.end_epoch_if_due()?;
+        job.save_if_due()?;
         if let Some(why) = verdict {
             return job.finish(why);
         }
-        if agreed.order == Some(OrderKind::Stop) {
-            job.save_last()?;
-            return Ok(Outcome::Ordered);
+        match agreed.ends {
+            Some(OrderKind::Stop) => return job.stop(),
+            Some(order) => return Ok(Outcome::Ordered(order)),
+            None => {}
         }
     }
     job.finish(format!("all {} epochs done", job.spec.training.epochs))
 }
 
 impl Job {
+    /// What comes before a generation's first step: telling what the one before may have left untold, and ending what it did not end, be
+    /// it an epoch or the run.
+    fn begin(&mut self) -> Result<Option<String>, JobError> {
+        self.tell_last_epoch();
+        let verdict = self.end_epoch_if_due()?;
+        self.save_if_due()?;
+        Ok(verdict)
+    }
+
     fn finish(&mut self, why: String) -> Result<Outcome, JobError> {
         self.save_last()?;
         Ok(Outcome::Finished(why))
+    }
+
+    fn stop(&mut self) -> Result<Outcome, JobError> {
+        self.save_last()?;
+        Ok(Outcome::Ordered(OrderKind::Stop))
     }
 
     /// Fills the batch with this rank's share of a step.
     fn read(&mut self, step: u64) -> Result<(), JobError> {
         let position = self.position(step);
         let began = Instant::now();
-        self.data.next(position.epoch, position.step_in_epoch, &mut self.batch)?;
+        let Some(data) = &mut self.data else { return Err(Lost::aborted().into()) };
+        data.next(position.epoch, position.step_in_epoch, &mut self.batch)?;
         self.reports.waited_for_data(began.elapsed());
         Ok(())
     }
@@ -130,9 +142,14 @@ impl Job {
         self.state.epoch_lists += agreed.lists;
         self.state.epoch_atoms += agreed.atoms;
         self.epoch_hash += agreed.hash;
+        self.save_due |= agreed.checkpoint;
+        self.epoch_open = position.ends_epoch;
         self.step = step + 1;
         self.gradient_norm = norm;
-        self.shared.step.store(self.step, Ordering::Relaxed);
+        self.show();
+        if self.seat.world == 1 {
+            self.confirmed();
+        }
         if self.nonfinite_in_a_row >= self.spec.training.max_nonfinite {
             return Err(self.diverged(step));
         }
@@ -142,8 +159,8 @@ impl Job {
     fn diverged(&self, step: u64) -> JobError {
         let places: Vec<String> = self
             .data
-            .provenance()
-            .into_iter()
+            .iter()
+            .flat_map(LaneReader::provenance)
             .take(3)
             .filter_map(|(file, first, end)| {
                 let path = dataset::manifest::file_path(self.seat.train.as_ref()?, file as usize);

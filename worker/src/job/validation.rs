@@ -14,13 +14,10 @@ use dataset::{
     reader,
     source::{Decoded, ParquetSource, Source},
 };
-use proto::{
-    spec,
-    v1::{self, worker_message::Message},
-};
+use proto::{spec, v1};
 use ranking::metrics::{Convention, Evaluator, Mean, Metric, Sum};
 
-use super::{Job, JobError, Shared};
+use super::{Job, JobError, shared::Shared};
 use crate::{
     model::Network,
     score::{self, Scorer},
@@ -53,14 +50,22 @@ struct Tally {
 }
 
 impl Job {
-    /// After an epoch's last step: audits, validates, reports. Some(why) ends the run.
-    pub(super) fn end_epoch_if_due(&mut self, step: u64) -> Result<Option<String>, JobError> {
-        let position = self.position(step);
-        if !position.ends_epoch {
+    /// After an epoch's last step: audits, validates, reports, where that was not done. Some(why) ends the run.
+    pub(super) fn end_epoch_if_due(&mut self) -> Result<Option<String>, JobError> {
+        if self.step == 0 || !self.step.is_multiple_of(self.steps_per_epoch) {
             return Ok(None);
         }
+        if self.epoch_open {
+            self.close_epoch()?;
+        }
+        Ok(self.patience_is_over())
+    }
+
+    /// All that can fail, or be interrupted, comes before anything is changed: an epoch is closed once, whoever closes it.
+    fn close_epoch(&mut self) -> Result<(), JobError> {
+        let epoch = self.step / self.steps_per_epoch - 1;
         let train_seconds = self.epoch_began.elapsed().as_secs_f64();
-        let audit = self.audited(position.epoch)?;
+        let audit = self.audited(epoch)?;
         if self.state.epoch_denominator == 0.0 && self.state.skipped_nonfinite == 0 {
             return Err(JobError::wrong_input(
                 format!("a whole epoch held nothing for loss `{}` to learn from", self.spec.loss.kind),
@@ -68,32 +73,32 @@ impl Job {
             ));
         }
         let began = Instant::now();
-        self.metrics = self.validate(position.epoch)?;
+        let metrics = self.validate(epoch)?;
+        self.confirm()?;
+        self.metrics = metrics;
         let train_loss = self.state.epoch_loss / self.state.epoch_denominator;
-        let improved = self.judge(position.epoch, train_loss);
-        if self.seat.rank == 0 {
-            let (judgments, validation) = self.metrics.iter().cloned().partition(|metric| {
-                let metric: &v1::Metric = metric;
-                metric.name.starts_with(spec::JUDGMENTS)
-            });
-            self.reports.send(Message::Epoch(v1::EpochEnded {
-                generation: self.seat.generation,
-                epoch: position.epoch,
-                epochs: self.spec.training.epochs,
-                step: step + 1,
-                train_loss,
-                rows: self.state.epoch_rows,
-                lists: self.state.epoch_lists,
-                train_seconds,
-                validation_seconds: began.elapsed().as_secs_f64(),
-                validation,
-                judgments: without_prefix(judgments),
-                learning_rate: self.schedule.at(position.epoch, step),
-                audit: Some(audit),
-                improved,
-                epochs_without_improvement: self.state.epochs_without_improvement,
-            }));
-        }
+        let improved = self.judge(epoch, train_loss);
+        let (judgments, validation) = self.metrics.iter().cloned().partition(|metric| {
+            let metric: &v1::Metric = metric;
+            metric.name.starts_with(spec::JUDGMENTS)
+        });
+        self.reports.last_epoch = Some(v1::EpochEnded {
+            generation: self.seat.generation,
+            epoch,
+            epochs: self.spec.training.epochs,
+            step: self.step,
+            train_loss,
+            rows: self.state.epoch_rows,
+            lists: self.state.epoch_lists,
+            train_seconds,
+            validation_seconds: began.elapsed().as_secs_f64(),
+            validation,
+            judgments: without_prefix(judgments),
+            learning_rate: self.schedule.at(epoch, self.step - 1),
+            audit: Some(audit),
+            improved,
+            epochs_without_improvement: self.state.epochs_without_improvement,
+        });
         self.state.epoch_loss = 0.0;
         self.state.epoch_denominator = 0.0;
         self.state.epoch_rows = 0;
@@ -101,9 +106,12 @@ impl Job {
         self.state.epoch_atoms = 0;
         self.epoch_hash = 0;
         self.epoch_began = Instant::now();
-        self.reports.restart_clock();
+        self.epoch_open = false;
         self.improved = improved;
-        Ok(self.patience_is_over())
+        self.show();
+        self.tell_last_epoch();
+        self.reports.restart_clock();
+        Ok(())
     }
 
     /// Why the run ends early, where it does.
@@ -213,6 +221,11 @@ fn without_prefix(metrics: Vec<v1::Metric>) -> Vec<v1::Metric> {
     metrics.into_iter().map(named).collect()
 }
 
+/// Which rows lie in which block makes no difference to the values.
+fn blocks(manifest: &v1::Manifest, world: u32, data: &spec::Data) -> Arc<Blocks> {
+    Arc::new(Blocks::cut(manifest, Atom::List, LANES_A_WORKER * world, data.block_bytes.as_u64()))
+}
+
 impl Evaluation {
     /// All that a seat says is to be scored.
     pub fn of(seat: &v1::Seat, data: &spec::Data) -> Vec<Self> {
@@ -222,13 +235,16 @@ impl Evaluation {
         ];
         let evaluation = |(prefix, key, rows, manifest): (_, _, _, &Option<v1::Manifest>)| {
             let manifest = manifest.clone()?;
-            // Which rows lie in which block makes no difference to the values.
-            let lanes = LANES_A_WORKER * seat.world;
-            let blocks = Arc::new(Blocks::cut(&manifest, Atom::List, lanes, data.block_bytes.as_u64()));
+            let blocks = blocks(&manifest, seat.world, data);
             let source = Arc::new(ParquetSource::new(manifest.clone(), &blocks, data.cache.as_u64()));
             Some(Self { prefix, key, rows, manifest, blocks, source })
         };
         sets.into_iter().filter_map(evaluation).collect()
+    }
+
+    /// Deals the same rows to another number of workers.
+    pub fn deal(&mut self, world: u32, data: &spec::Data) {
+        self.blocks = blocks(&self.manifest, world, data);
     }
 
     /// This rank's share.

@@ -362,7 +362,8 @@ impl Process {
         if job.rank == 0 {
             let generation = job.generation;
             let from = state.epochs.len().saturating_sub(most);
-            for step in state.epochs[from..].to_vec() {
+            let ends: Vec<u64> = state.epochs.iter().skip(from).copied().collect();
+            for step in ends {
                 let epoch = step / length.steps_per_epoch - 1;
                 self.say(generation, Report::Epoch(v1::EpochEnded { epoch, step, ..Default::default() }));
             }

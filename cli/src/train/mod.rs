@@ -1,16 +1,16 @@
 //! The verb `train`: a coordinator in this process, workers beside it, one run from its document to its end. Whatever happens on the
 //! way, nothing is left running.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    pin::pin,
-    process::ExitCode,
-    time::{Duration, SystemTime},
-};
+mod log_folders;
+
+use std::{collections::BTreeMap, path::Path, pin::pin, process::ExitCode, time::Duration};
 
 use coordinator::Coordinator;
-use proto::{RunSpec, spec::check::to_toml, v1::Phase};
+use proto::{
+    RunSpec, WorkerId,
+    spec::check::to_toml,
+    v1::{self, ListWorkersRequest, Phase, RunEvent, run_event::Event},
+};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
@@ -18,7 +18,8 @@ use tokio::{
 
 use crate::{
     args::{Device, TrainArgs},
-    children::{self, Crew, Exit, LIFE, Post},
+    chaos::Chaos,
+    children::{self, Commander, Crew, Exit, Post},
     client::{Client, Events},
     document,
     errors::Fault,
@@ -30,6 +31,7 @@ use crate::{
     tracking,
     view::{Story, View},
 };
+use log_folders::log_folder;
 
 /// How long workers may take to go when the coordinator has dismissed them, and when we tell them too.
 const GO_WITHIN: Duration = Duration::from_secs(2);
@@ -39,16 +41,21 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 const KILLED_WITHIN: Duration = Duration::from_secs(1);
 
+/// How long the process of a worker that the coordinator has given up may take to be gone, or to be back, before it is killed.
+const LET_BE: Duration = Duration::from_secs(1);
+
 /// How often a run whose events are not seen is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-
-/// Launches whose logs are kept, this one among them.
-const LAUNCHES_KEPT: usize = 20;
 
 /// Lines of a failed worker's log that are shown.
 const LAST_LINES: usize = 12;
 
 pub async fn train(args: TrainArgs, log: Option<&str>) -> Result<ExitCode, Fault> {
+    train_under(None, args, log).await
+}
+
+/// Trains while this is done to the run.
+pub async fn train_under(chaos: Option<Chaos>, args: TrainArgs, log: Option<&str>) -> Result<ExitCode, Fault> {
     let mut flags = Vec::new();
     flags.extend(args.workers.map(|workers| ("cluster.workers", workers.to_string())));
     flags.extend(args.device.map(|device| ("cluster.device", device.word().to_owned())));
@@ -78,13 +85,28 @@ pub async fn train(args: TrainArgs, log: Option<&str>) -> Result<ExitCode, Fault
         };
         // What the terminal is spared belongs into their files.
         let filter = log.unwrap_or("info");
-        let post = Post { binary: &binary, coordinator: &address, device, logs: &logs, filter };
-        Ok::<_, Fault>((Crew::muster(&post, spec.cluster.workers)?, logs))
+        let post = Post {
+            binary: binary.clone(),
+            coordinator: address.clone(),
+            device,
+            logs: logs.clone(),
+            filter: filter.to_owned(),
+            max_restarts: args.max_restarts,
+        };
+        Ok::<_, Fault>((Crew::muster(post, spec.cluster.workers)?, logs))
     };
     match muster() {
         Ok((crew, logs)) => {
-            let launch =
-                Launch { coordinator, crew, interrupts, asked: 0, view, exits: Vec::new(), errands: JoinSet::new() };
+            let launch = Launch {
+                coordinator,
+                crew,
+                interrupts,
+                asked: 0,
+                view,
+                exits: Exits::default(),
+                errands: JoinSet::new(),
+                chaos,
+            };
             launch.carry_out(&binary, &address, &spec, resume, &logs, &state).await
         }
         Err(fault) => {
@@ -102,9 +124,21 @@ struct Launch {
     /// How often they asked to stop; 2: at once, 3: by killing.
     asked: u32,
     view: View,
-    exits: Vec<Exit>,
+    exits: Exits,
     /// What is said to the coordinator. It may be slow to listen, and nothing waits for it; one that fails is logged.
     errands: JoinSet<()>,
+    /// What is done to its workers on purpose.
+    chaos: Option<Chaos>,
+}
+
+/// How the newest process of each slot ended that has.
+#[derive(Default)]
+struct Exits(BTreeMap<u32, Exit>);
+
+impl Exits {
+    fn add(&mut self, exit: Exit) {
+        self.0.insert(exit.slot, exit);
+    }
 }
 
 impl Launch {
@@ -122,7 +156,15 @@ impl Launch {
         if self.view.story().ended.is_some() {
             self.view.summarise();
         }
+        let conclusion = self.chaos.take().map(|chaos| chaos.conclude(self.view.story()));
+        if let Some(conclusion) = &conclusion {
+            self.view.conclude(&conclusion.render(), &conclusion.json());
+        }
         let outcome = outcome.and_then(|()| verdict(self.view.story()));
+        let outcome = match conclusion {
+            Some(conclusion) if conclusion.is_bad() => outcome.and(Err(conclusion.fault())),
+            _ => outcome,
+        };
         // A run stopped at once before its first report lost steps that nobody counted.
         let outcome = match outcome {
             Ok(_) if self.asked > 1 && stopped_with_nothing(self.view.story()) => {
@@ -131,7 +173,7 @@ impl Launch {
             outcome => outcome,
         };
         let outcome = match outcome {
-            Err(fault) if !self.exits.is_empty() && !self.view.story().trains() => {
+            Err(fault) if !self.exits.0.is_empty() && !self.view.story().trains() => {
                 Err(self.wrong_binary(binary).await.unwrap_or(fault))
             }
             outcome => outcome,
@@ -158,11 +200,11 @@ impl Launch {
     }
 
     /// Ends all that was started. A further interrupt kills what is left, and leaves.
-    async fn close(self) -> Result<Vec<Exit>, Fault> {
-        let Self { coordinator, crew, mut interrupts, mut asked, view, mut exits, errands } = self;
+    async fn close(self) -> Result<Exits, Fault> {
+        let Self { coordinator, crew, mut interrupts, mut asked, view, mut exits, errands, chaos: _ } = self;
         // Each holds a connection, and the coordinator waits for those to be closed.
         drop(errands);
-        let killer = crew.killer();
+        let commander = crew.commander();
         let shutdown = pin!(coordinator.shutdown());
         let mut dismissed = pin!(crew.dismiss(GO_WITHIN, LEAVE_WITHIN));
         // The coordinator dismisses the workers; those that it does not reach are told by us.
@@ -170,13 +212,13 @@ impl Launch {
         loop {
             tokio::select! {
                 ((), left) = &mut both => {
-                    exits.extend(left);
+                    left.into_iter().for_each(|exit| exits.add(exit));
                     return Ok(exits);
                 }
                 () = interrupts.next() => {
                     asked += 1;
                     if asked > 1 {
-                        killer.kill();
+                        commander.kill();
                         // Killed processes are gone in a moment, whatever the coordinator waits for; so are we.
                         let _ = timeout(KILLED_WITHIN, &mut both).await;
                         return Err(Fault::run("left at once, while records or checkpoints may have been being written"));
@@ -218,9 +260,13 @@ impl Launch {
         let mut blind: Option<Fault> = None;
         loop {
             let out_of_patience = patience.unwrap_or_else(Instant::now);
+            let chaos = self.chaos.as_ref().and_then(Chaos::due);
             tokio::select! {
                 event = events.next(), if blind.is_none() => match event {
-                    Ok(Some(event)) => self.view.show(&event),
+                    Ok(Some(event)) => {
+                        self.view.show(&event);
+                        self.heed(client, &event);
+                    }
                     Ok(None) => return Ok(()),
                     Err(fault) => {
                         let why = fault.message();
@@ -233,7 +279,8 @@ impl Launch {
                     return Err(blind.unwrap_or_else(|| serve::broken(&self.coordinator)));
                 }
                 () = self.coordinator.broken() => return Err(serve::broken(&self.coordinator)),
-                Some(exit) = self.crew.next_exit() => self.lost(exit),
+                () = sleep_until(chaos.map_or_else(Instant::now, Instant::from_std)), if chaos.is_some() => self.strike().await,
+                Some(exit) = self.crew.next_exit() => self.exited(exit),
                 Some(_) = self.errands.join_next() => {}
                 () = self.interrupts.next() => {
                     self.asked += 1;
@@ -245,6 +292,7 @@ impl Launch {
                         2 => {
                             self.view.notice("stopping at once, without saving");
                             patience = Some(Instant::now() + STOP_WITHIN);
+                            self.crew.finish();
                             self.errands.spawn(stop(client.clone(), run_id.to_owned(), true));
                         }
                         _ => {
@@ -265,18 +313,61 @@ impl Launch {
         }
     }
 
-    /// The coordinator learns from a silent connection too, but not why.
-    fn lost(&mut self, exit: Exit) {
-        if !exit.clean {
-            self.view.notice(&format!("worker w{}:{LIFE} {}", exit.slot, exit.cause));
+    /// What the course of the run means for its processes.
+    fn heed(&mut self, client: &Client, event: &RunEvent) {
+        if let Some(chaos) = &mut self.chaos {
+            chaos.take(event);
         }
-        let (handle, slot, cause) = (self.coordinator.handle(), exit.slot, exit.cause.clone());
+        match &event.event {
+            Some(Event::Seated(_)) => self.crew.serve(),
+            Some(Event::Lost(lost)) => {
+                if let Ok(worker) = lost.worker.parse() {
+                    self.errands.spawn(replace_if_given_up(client.clone(), self.crew.commander(), worker));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn strike(&mut self) {
+        if let Some(chaos) = &mut self.chaos {
+            for line in chaos.strike(&self.crew.commander()).await {
+                self.view.notice(&line);
+            }
+        }
+    }
+
+    /// The coordinator learns from a silent connection too, but not why.
+    fn exited(&mut self, exit: Exit) {
+        if !exit.clean {
+            self.view.gone(&exit.worker(), &exit.cause);
+            if !exit.successor && exit.life > children::FIRST_LIFE {
+                self.view.notice(&format!("worker {} is not started again", exit.worker()));
+            }
+        }
+        let (handle, slot, life, why, successor) =
+            (self.coordinator.handle(), exit.slot, exit.life, exit.why(), exit.successor);
         self.errands.spawn(async move {
-            if timeout(STOP_WITHIN, handle.worker_exited(slot, LIFE, cause, false)).await.is_err() {
-                tracing::warn!(slot, "the coordinator was not told of a worker's end");
+            if timeout(STOP_WITHIN, handle.worker_exited(slot, life, why, successor)).await.is_err() {
+                tracing::warn!(slot, life, "the coordinator was not told of a worker's end");
             }
         });
-        self.exits.push(exit);
+        self.exits.add(exit);
+    }
+}
+
+/// A worker that the coordinator has given up, and whose process lives: stopped, hung, cut off. It is killed, so that another can take
+/// its place, unless its slot is in use again.
+async fn replace_if_given_up(mut client: Client, crew: Commander, worker: WorkerId) {
+    sleep(LET_BE).await;
+    let Ok(Ok(reply)) = timeout(STOP_WITHIN, client.workers.list(ListWorkersRequest {})).await else { return };
+    let (slot, name) = (format!("w{}:", worker.slot), worker.to_string());
+    let stays = |status: &v1::WorkerStatus| {
+        let leaves_in_peace = status.worker == name && status.state == "left: dismissed";
+        leaves_in_peace || status.worker.starts_with(&slot) && !status.state.starts_with("left")
+    };
+    if !reply.into_inner().workers.iter().any(stays) {
+        crew.give_up(worker.slot, worker.life);
     }
 }
 
@@ -309,75 +400,15 @@ async fn stop(mut client: Client, run_id: String, now: bool) {
 }
 
 /// Shows what those that did not end well said last.
-fn last_words(exits: &[Exit]) {
-    for exit in exits.iter().filter(|exit| !exit.clean) {
+fn last_words(exits: &Exits) {
+    for exit in exits.0.values().filter(|exit| !exit.clean) {
         let lines = children::last_lines(&exit.log, LAST_LINES);
         if lines.is_empty() {
             continue;
         }
-        print::note(format_args!("worker w{}:{LIFE} {}; the end of {}:", exit.slot, exit.cause, exit.log.display()));
+        print::note(format_args!("worker {} {}; the end of {}:", exit.worker(), exit.cause, exit.log.display()));
         for line in lines {
             print::note(format_args!("  {line}"));
         }
-    }
-}
-
-/// One folder a launch, so that the logs of earlier ones stay readable; only the newest of them are kept.
-fn log_folder(state: &Path, name: &str) -> Result<PathBuf, Fault> {
-    let logs = state.join("logs");
-    forget_old_logs(&logs);
-    loop {
-        let time = humantime::format_rfc3339_micros(SystemTime::now()).to_string().replace(':', "");
-        let folder = logs.join(format!("{name}-{time}"));
-        match std::fs::create_dir_all(&logs).and_then(|()| std::fs::create_dir(&folder)) {
-            Ok(()) => return Ok(folder),
-            // The clock was set back.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
-            Err(error) => {
-                return Err(Fault::run(format!("cannot make the folder `{}`", folder.display()))
-                    .because(&error)
-                    .hint("name a folder that can be written to with `--state DIR`"));
-            }
-        }
-    }
-}
-
-/// Makes room for one more. The state folder is ours alone, so no launch that still runs writes there.
-fn forget_old_logs(logs: &Path) {
-    let Ok(entries) = std::fs::read_dir(logs) else { return };
-    let ours = entries.flatten().filter_map(|entry| Some((launched(entry.file_name().to_str()?)?, entry.path())));
-    let mut ours: Vec<(String, PathBuf)> = ours.collect();
-    ours.sort();
-    let many = (ours.len() + 1).saturating_sub(LAUNCHES_KEPT);
-    for (_, folder) in ours.drain(..many) {
-        if let Err(error) = std::fs::remove_dir_all(&folder) {
-            tracing::warn!(folder = %folder.display(), %error, "old logs stay");
-        }
-    }
-}
-
-/// The time in the name of a log folder; nothing else is ever removed.
-fn launched(folder: &str) -> Option<String> {
-    let (rest, clock) = folder.rsplit_once('T')?;
-    let day = rest.get(rest.len().checked_sub("-2026-11-24".len())?..)?;
-    let digits = |text: &str| text.chars().all(|c| c.is_ascii_digit() || c == '-' || c == '.');
-    let clock = clock.strip_suffix('Z').filter(|clock| clock.len() >= 6)?;
-    (day.starts_with('-') && digits(day) && digits(clock)).then(|| format!("{day}T{clock}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_newest_log_folders_are_kept_and_nothing_else_is_touched() {
-        let state = tempfile::tempdir().unwrap();
-        let logs = state.path().join("logs");
-        std::fs::create_dir_all(logs.join("my-Things")).unwrap();
-        std::fs::create_dir_all(logs.join("z-2020-01-01T000000Z")).unwrap();
-        let made: Vec<_> = (0..LAUNCHES_KEPT + 3).map(|_| log_folder(state.path(), "run").unwrap()).collect();
-        let left = |made: &[PathBuf]| made.iter().filter(|folder| folder.is_dir()).count();
-        assert_eq!((left(&made), left(&made[..3])), (LAUNCHES_KEPT, 0));
-        assert!(logs.join("my-Things").is_dir() && !logs.join("z-2020-01-01T000000Z").exists());
     }
 }
