@@ -137,10 +137,8 @@ impl Leadership {
                 Ok(Err(_)) | Err(_) => {}
             }
             if self.confirmed.elapsed() >= self.ttl {
-                return format!(
-                    "etcd could not be reached for {} s, and another may lead by now",
-                    self.ttl.as_secs_f64()
-                );
+                let seconds = self.ttl.as_secs_f64();
+                return format!("it was out of touch with etcd for {seconds} s, and another may lead by now");
             }
         }
     }
