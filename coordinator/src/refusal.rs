@@ -55,7 +55,9 @@ impl Refusal {
                 format!("standby: the leader is {leader}"),
                 "name all coordinators, separated by commas, and the one that leads is found (`--coordinator`, LOCKSTEP_COORDINATOR)",
             ),
-            None => ("standby: no coordinator leads".to_owned(), "one will within seconds, once etcd answers: ask again"),
+            None => {
+                ("standby: no coordinator leads".to_owned(), "one will within seconds, once etcd answers: ask again")
+            }
         };
         Self::new(RefusalKind::Unavailable, message, hint)
     }

@@ -26,7 +26,8 @@ impl Submission {
     pub fn check(spec_toml: String, resume_from: String) -> Result<Self, Refusal> {
         if spec_toml.len() > SPEC_AT_MOST {
             let message = format!("the run spec is of {} bytes, {SPEC_AT_MOST} are the most", spec_toml.len());
-            return Err(Refusal::new(RefusalKind::Invalid, message, "shorten it: comments and long lists take the most"));
+            let hint = "shorten it: comments and long lists take the most";
+            return Err(Refusal::new(RefusalKind::Invalid, message, hint));
         }
         let spec = proto::spec::parse(&spec_toml, &[]).map_err(|problems| {
             let count = problems.0.len();

@@ -53,10 +53,7 @@ mod tests {
 
     #[test]
     fn a_list_is_its_addresses_with_their_scheme_each_once() {
-        assert_eq!(
-            coordinators("a:7070, http://b:7070,a:7070").unwrap(),
-            ["http://a:7070", "http://b:7070"]
-        );
+        assert_eq!(coordinators("a:7070, http://b:7070,a:7070").unwrap(), ["http://a:7070", "http://b:7070"]);
         for wrong in ["", "ftp://a", "a:7070,", "http://", "not a url", "a:7070,b c"] {
             assert!(coordinators(wrong).is_err(), "{wrong}");
         }

@@ -12,13 +12,7 @@ use coordinator::{
 };
 use proto::v1::{self, CheckpointsRequest, ListRunsRequest, MetricsRequest, RunStatus, run_event};
 
-use crate::{
-    args::RunsKeeper,
-    client::Client,
-    document::absolute_path,
-    errors::Fault,
-    print,
-};
+use crate::{args::RunsKeeper, client::Client, document::absolute_path, errors::Fault, print};
 
 /// A person who named no place does not wait for one.
 const LOOK_WITHIN: Duration = Duration::from_millis(500);

@@ -138,7 +138,8 @@ impl Etcd {
 
     /// The keys that hang on the lease go with it.
     async fn revoke(&self, id: i64) -> Result<(), EtcdError> {
-        self.ask(|member| async move { LeaseClient::new(member).lease_revoke(LeaseRevokeRequest { id }).await }).await?;
+        self.ask(|member| async move { LeaseClient::new(member).lease_revoke(LeaseRevokeRequest { id }).await })
+            .await?;
         Ok(())
     }
 

@@ -112,11 +112,7 @@ struct OfRun<'a> {
 }
 
 /// The same for the same input: a commit whose answer was lost is sent again as it was.
-pub fn plan<'a>(
-    keys: &Keys,
-    known: &HashMap<String, Chunks>,
-    entries: impl IntoIterator<Item = &'a Entry>,
-) -> Plan {
+pub fn plan<'a>(keys: &Keys, known: &HashMap<String, Chunks>, entries: impl IntoIterator<Item = &'a Entry>) -> Plan {
     let mut order: Vec<&str> = Vec::new();
     let mut by_run: HashMap<&str, OfRun<'_>> = HashMap::new();
     for entry in entries {
@@ -514,7 +510,10 @@ mod tests {
             .collect();
         assert_eq!(tiles, [(3, 0, 20), (5, 20, 30), (8, 30, 50), (10, 50, 70)]);
         assert!(coarse.windows(2).all(|pair| pair[0].sequence < pair[1].sequence));
-        assert_eq!(coarse.iter().map(|event| event.sequence).filter(|n| [2, 4, 6].contains(n)).collect::<Vec<_>>(), [4, 6]);
+        assert_eq!(
+            coarse.iter().map(|event| event.sequence).filter(|n| [2, 4, 6].contains(n)).collect::<Vec<_>>(),
+            [4, 6]
+        );
         let Some(run_event::Event::Progress(first)) = &coarse[0].event else { panic!("no window") };
         assert_eq!((first.rows, first.atoms, first.hash_high, first.hash_low), (20, 10, 1, u64::MAX - 3));
     }

@@ -205,4 +205,3 @@ impl Tables {
         rows.map(|row| decode(row?.1.value())).collect()
     }
 }
-

@@ -243,5 +243,8 @@ fn a_store_of_another_version_is_refused() {
     remotely.runtime.block_on(etcd.transact(depose)).unwrap();
     let leadership = remotely.runtime.block_on(candidate.campaign(&watch::Sender::new(None)));
     let error = Journal::lead(etcd, leadership.term).err().unwrap();
-    assert!(error.to_string().ends_with("/test was written by another version: format 2, this version has 1"), "{error}");
+    assert!(
+        error.to_string().ends_with("/test was written by another version: format 2, this version has 1"),
+        "{error}"
+    );
 }

@@ -81,8 +81,9 @@ fn the_leader_is_killed_and_etcd_after_it_and_no_step_is_lost() {
 
     let store = format!("etcd://{}/system", etcd.address);
     let [a, b] = [sandbox.free_address(), sandbox.free_address()];
-    let coordinator =
-        |name: &str, address: &str| Member::start(&sandbox, name, &["coordinator", "--listen", address, "--store", &store]);
+    let coordinator = |name: &str, address: &str| {
+        Member::start(&sandbox, name, &["coordinator", "--listen", address, "--store", &store])
+    };
     let mut first = coordinator("first", &a);
     first.until_it_says("coordinator leads");
     let mut second = coordinator("second", &b);
