@@ -128,7 +128,6 @@ impl Pool {
         outbox: Outbox,
         hang_up: oneshot::Sender<()>,
         place: Place,
-        [reported_step, epochs_told]: [u64; 2],
     ) -> WorkerId {
         let id = WorkerId { slot: about.slot, life: about.life };
         let newest = self.lives.entry(id.slot).or_default();
@@ -138,8 +137,7 @@ impl Pool {
         let worker = Worker { about, outbox, _hang_up: hang_up, state, step, step_seconds: 0.0, heard: now };
         self.workers.insert(id, worker);
         let heartbeat_millis = self.heartbeat_millis();
-        let welcome =
-            v1::Welcome { worker: id.to_string(), heartbeat_millis, carry_on: true, reported_step, epochs_told };
+        let welcome = v1::Welcome { worker: id.to_string(), heartbeat_millis, carry_on: true };
         // Its queue is empty: there is room.
         let _ = self.send(id, coordinator_message::Message::Welcome(welcome));
         id

@@ -293,8 +293,7 @@ impl Driver {
         reply: Reply<WorkerId>,
     ) {
         let step = about.holding.as_ref().map_or(0, |holding| holding.step);
-        let told = self.state.live.get(&run).map_or((0, 0), |live| live.run.told());
-        let worker = self.pool.rejoin(self.clock.now(), about, outbox, hang_up, place, told.into());
+        let worker = self.pool.rejoin(self.clock.now(), about, outbox, hang_up, place);
         tracing::info!(%worker, %run, step, "worker is back in its seat");
         self.feed(&run, Event::Returned { worker, step });
         self.reply(reply, Ok(worker));

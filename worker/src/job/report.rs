@@ -19,6 +19,9 @@ const WINDOW: Duration = Duration::from_millis(200);
 /// Steps whose records are kept.
 const KEPT: usize = 1 << 16;
 
+/// Ends of epochs that are kept.
+const EPOCHS_KEPT: usize = 64;
+
 /// Numbers in a record.
 pub(super) const WORDS: usize = 13;
 
@@ -53,8 +56,8 @@ pub(super) struct Reports {
     confirmed: u64,
     /// Steps that the coordinator was told of.
     reported: u64,
-    /// The newest one, for a coordinator that may have missed it.
-    pub last_epoch: Option<v1::EpochEnded>,
+    /// Ends of the newest epochs, for a coordinator that may have missed them.
+    pub epochs: VecDeque<v1::EpochEnded>,
     /// When the step under way began.
     began: Instant,
     wait_data: Duration,
@@ -70,7 +73,7 @@ impl Reports {
             first: 0,
             confirmed: 0,
             reported: 0,
-            last_epoch: None,
+            epochs: VecDeque::new(),
             began: Instant::now(),
             wait_data: Duration::ZERO,
             wait_reduce: Duration::ZERO,
@@ -94,6 +97,14 @@ impl Reports {
     /// A generation is over.
     pub fn close(&mut self) {
         self.sender = None;
+    }
+
+    /// An epoch has ended.
+    pub fn keep_epoch(&mut self, epoch: v1::EpochEnded) {
+        if self.epochs.len() == EPOCHS_KEPT {
+            self.epochs.pop_front();
+        }
+        self.epochs.push_back(epoch);
     }
 
     /// For what must not be lost; waits where the channel is full.
@@ -301,10 +312,14 @@ impl Job {
         }
     }
 
-    /// The newest epoch's end, after the windows that lead to it: a coordinator that knows it drops it.
-    pub(super) fn tell_last_epoch(&mut self) {
-        let Some(epoch) = self.reports.last_epoch.clone().filter(|_| self.seat.rank == 0) else { return };
-        self.tell_all(epoch.step);
-        self.reports.send(Message::Epoch(v1::EpochEnded { generation: self.seat.generation, ..epoch }));
+    /// Ends of the epochs from step `from` on, each after the windows that lead to it. What the coordinator knows, it drops.
+    pub(super) fn tell_epochs(&mut self, from: u64) {
+        if self.seat.rank != 0 {
+            return;
+        }
+        for epoch in self.reports.epochs.iter().filter(|epoch| epoch.step >= from).cloned().collect::<Vec<_>>() {
+            self.tell_all(epoch.step);
+            self.reports.send(Message::Epoch(v1::EpochEnded { generation: self.seat.generation, ..epoch }));
+        }
     }
 }

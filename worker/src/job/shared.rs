@@ -28,6 +28,8 @@ pub struct Shared {
     pub published: Arc<Published>,
     /// Inside a collective.
     waiting: AtomicBool,
+    /// Counts what the training thread has got done: steps, blocks.
+    pulse: AtomicU64,
     /// Time at work, not waiting, in so many steps of this generation.
     busy_nanos: AtomicU64,
     busy_steps: AtomicU64,
@@ -58,6 +60,7 @@ impl Shared {
 
     /// For work that waits in no collective: an error once the job is aborted.
     pub(super) fn go_on(&self) -> Result<(), JobError> {
+        self.pulse.fetch_add(1, Ordering::Relaxed);
         if self.abort.load(Ordering::Relaxed) { Err(Lost::aborted().into()) } else { Ok(()) }
     }
 
@@ -71,8 +74,13 @@ impl Shared {
 
     /// A step is done, which took so long without the wait for peers.
     pub(super) fn worked(&self, time: Duration) {
+        self.pulse.fetch_add(1, Ordering::Relaxed);
         self.busy_steps.fetch_add(1, Ordering::Relaxed);
         self.busy_nanos.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    pub fn pulse(&self) -> u64 {
+        self.pulse.load(Ordering::Relaxed)
     }
 
     pub fn is_waiting(&self) -> bool {

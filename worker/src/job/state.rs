@@ -28,8 +28,8 @@ struct Small {
     save_due: bool,
     last_saved: Option<u64>,
     nonfinite_in_a_row: u64,
-    /// An encoded [`v1::EpochEnded`]; empty: none yet.
-    last_epoch: Vec<u8>,
+    /// Encoded [`v1::EpochEnded`]s.
+    epochs: Vec<Vec<u8>>,
     /// How many follow.
     records: usize,
 }
@@ -81,7 +81,7 @@ impl Job {
             save_due: self.save_due,
             last_saved: self.checkpoints.last_saved,
             nonfinite_in_a_row: self.nonfinite_in_a_row,
-            last_epoch: self.reports.last_epoch.as_ref().map(v1::EpochEnded::encode_to_vec).unwrap_or_default(),
+            epochs: self.reports.epochs.iter().map(v1::EpochEnded::encode_to_vec).collect(),
             records,
         }
     }
@@ -98,10 +98,7 @@ impl Job {
         (self.improved, self.save_due) = (small.improved, small.save_due);
         self.checkpoints.last_saved = small.last_saved;
         self.nonfinite_in_a_row = small.nonfinite_in_a_row;
-        self.reports.last_epoch = match small.last_epoch.is_empty() {
-            true => None,
-            false => v1::EpochEnded::decode(&small.last_epoch[..]).ok(),
-        };
+        self.reports.epochs = small.epochs.iter().filter_map(|bytes| v1::EpochEnded::decode(&bytes[..]).ok()).collect();
         self.reports.replace(small.step, records);
         self.whole = true;
         // A copy that the others have of this very step, this rank must have too: it may come to write it.

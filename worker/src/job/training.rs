@@ -48,7 +48,8 @@ impl Job {
     /// What comes before a generation's first step: telling what the one before may have left untold, and ending what it did not end, be
     /// it an epoch or the run.
     fn begin(&mut self) -> Result<Option<String>, JobError> {
-        self.tell_last_epoch();
+        // Of what was told before a window that the coordinator knows, it has missed nothing.
+        self.tell_epochs(self.seat.reported_step);
         let verdict = self.end_epoch_if_due()?;
         self.save_if_due()?;
         Ok(verdict)

@@ -82,7 +82,7 @@ impl Job {
             let metric: &v1::Metric = metric;
             metric.name.starts_with(spec::JUDGMENTS)
         });
-        self.reports.last_epoch = Some(v1::EpochEnded {
+        self.reports.keep_epoch(v1::EpochEnded {
             generation: self.seat.generation,
             epoch,
             epochs: self.spec.training.epochs,
@@ -109,7 +109,7 @@ impl Job {
         self.epoch_open = false;
         self.improved = improved;
         self.show();
-        self.tell_last_epoch();
+        self.tell_epochs(self.step);
         self.reports.restart_clock();
         Ok(())
     }

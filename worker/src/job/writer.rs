@@ -20,8 +20,9 @@ use super::{
 /// Snapshots that wait, to be written or to be published.
 const MOST: usize = 2;
 
-/// How long training waits for a disk that is slow before it gives up the oldest snapshot that still waits.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long training waits for a disk that is slow before it gives up the oldest snapshot that still waits. Once for a write, however
+/// long that one takes.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The snapshots of a run on one rank. Lives over generations, as long as the job that they are of.
 pub(super) struct Writer {
@@ -47,6 +48,8 @@ struct State {
     outlet: Option<mpsc::Sender<Message>>,
     /// Words of a generation that was over before they were said.
     untold: Vec<Message>,
+    /// The write under way has been waited for long enough.
+    hopeless: bool,
     closed: bool,
 }
 
@@ -166,13 +169,14 @@ impl Writer {
         let mut state = shelf.lock();
         while state.kept.len() >= MOST {
             let on_disk = state.kept.iter().any(|kept| kept.stage == Stage::Staged);
-            if !on_disk && state.is_busy() && Instant::now() < until {
+            if !on_disk && state.is_busy() && !state.hopeless && Instant::now() < until {
                 state = shelf.wait(state, until.saturating_duration_since(Instant::now()));
                 continue;
             }
             let Some(victim) = state.victim() else { break };
             let gone = state.kept.remove(victim);
             if gone.stage == Stage::Queued {
+                state.hopeless = true;
                 let step = gone.snapshot.step();
                 let message =
                     format!("the checkpoint of step {step} was given up: the one before it is still being written");
@@ -265,6 +269,7 @@ fn write_all(shelf: &Shelf) {
         let written = snapshot.write(&staging.folder.join(format!("step-{step:08}-{}", staging.worker)));
         drop(snapshot);
         state = shelf.lock();
+        state.hopeless = false;
         let (stage, message) = match written {
             Ok(staged) => (Stage::Staged, Message::Staged(staged)),
             Err(error) => (

@@ -42,6 +42,8 @@ pub struct Desk {
     next: Option<v1::Seat>,
     /// Nobody wants to hear of the job under way any more, nor to go on from what it leaves behind.
     disowned: bool,
+    /// The job under way is of no more use once it has ended.
+    released: bool,
     /// When a worker that was told to go goes, come what may.
     drain: Option<Instant>,
     leaving: bool,
@@ -69,6 +71,7 @@ impl Desk {
             kept: None,
             next: None,
             disowned: false,
+            released: false,
             drain: None,
             leaving: false,
         })
@@ -263,7 +266,8 @@ impl Desk {
         words.into_iter().for_each(|word| self.tell(word));
         self.running = None;
         self.kept = job;
-        if std::mem::take(&mut self.disowned) {
+        let (disowned, released) = (std::mem::take(&mut self.disowned), std::mem::take(&mut self.released));
+        if disowned || released {
             self.forget();
         }
         if let Some(seat) = self.next.take() {
@@ -285,11 +289,7 @@ impl Desk {
             },
             coordinator_message::Message::Order(order) => self.order(&order),
             coordinator_message::Message::Dismiss(_) => self.leave(),
-            coordinator_message::Message::Release(release) => {
-                if self.kept.as_ref().is_some_and(|job| job.seat.run_id == release.run_id) {
-                    self.forget();
-                }
-            }
+            coordinator_message::Message::Release(release) => self.release(&release.run_id),
             coordinator_message::Message::Published(published) => self.published(&published),
             coordinator_message::Message::Refused(v1::Refused { reason, hint }) => {
                 return Err(SessionError::Refused { reason, hint });
@@ -342,6 +342,14 @@ impl Desk {
         self.next = None;
         if let Some(running) = &self.running {
             running.shared.abort();
+        }
+    }
+
+    /// A job whose last word was heard may be about to be handed back.
+    fn release(&mut self, run_id: &str) {
+        self.released = self.running.as_ref().is_some_and(|running| running.run_id == run_id);
+        if self.kept.as_ref().is_some_and(|job| job.seat.run_id == run_id) {
+            self.forget();
         }
     }
 

@@ -119,6 +119,7 @@ impl Running {
             step: self.shared.step.load(Ordering::Relaxed),
             system: None,
             waiting: self.shared.is_waiting(),
+            pulse: self.shared.pulse(),
             step_seconds: if count == 0 { 0.0 } else { time.as_secs_f64() / count as f64 },
         }
     }

@@ -7,7 +7,9 @@ use proto::{
     v1::{EpochEnded, JobEnded, OrderKind, job_ended::Outcome, worker_message::Message},
 };
 
-use super::ranks::{Rank, Run, STEPS, Standing, assert_each_row_once, epochs, progress, staged};
+use super::ranks::{
+    EPOCH, ROWS, ROWS_A_STEP, Rank, Run, STEPS, Standing, assert_each_row_once, epochs, progress, staged,
+};
 use crate::collective::{
     Collective as _,
     ring::{GroupId, Options, PeerAddress, connect},
@@ -50,14 +52,14 @@ fn a_rank_lost_in_mid_epoch_leaves_no_trace_whichever_it_is() {
         let mut members = [Rank::new("a:1"), Rank::new("b:1")];
         let [one, other] = &mut members;
         run.seat(&Standing::default(), &mut [one, other]);
-        members[victim].watch(|shared| shared.step.load(Ordering::Relaxed) >= 75);
+        members[victim].watch(|shared| shared.step.load(Ordering::Relaxed) >= EPOCH + 150);
         let ended = members[victim].cut_off();
         assert_eq!(lost(&ended), "aborted");
         assert!(ended.step < STEPS, "the fault came too late");
         let survived = members[1 - victim].end();
         assert!(lost(&survived).starts_with("lost "), "{survived:?}");
         let holding = survived.holding.unwrap();
-        assert!(holding.step >= 74 && holding.step < STEPS);
+        assert!(holding.step > EPOCH && holding.step < STEPS);
         assert_eq!(holding.generation, run.generation.load(Ordering::Relaxed));
 
         let [one, other] = members;
@@ -83,7 +85,6 @@ fn the_newest_state_wins_and_who_is_a_step_behind_receives_it() {
     let history = |stale: bool| {
         let (mut ahead, mut behind) = (Rank::new("a:1"), Rank::new("b:1"));
         run.seat(&Standing::default(), &mut [&mut ahead, &mut behind]);
-        ahead.watch(|shared| shared.step.load(Ordering::Relaxed) >= 5);
         ahead.shared().give_way.store(true, Ordering::Relaxed);
         let steps = [ahead.end().step, behind.end().step];
         assert_eq!(steps[0], steps[1]);
@@ -107,10 +108,10 @@ fn the_newest_state_wins_and_who_is_a_step_behind_receives_it() {
         let windows = progress(&behind.heard);
         assert_eq!(windows.first().map(|window| window.first_step), Some(steps[0]), "it tells of steps it never made");
         assert_eq!(epochs(&behind.heard).len(), 4);
-        windows.iter().map(|window| window.rows).sum::<u64>() + steps[0] * 20
+        windows.iter().map(|window| window.rows).sum::<u64>() + steps[0] * ROWS_A_STEP
     };
-    assert_eq!(history(true), 4 * 1200);
-    assert_eq!(history(false), 4 * 1200);
+    assert_eq!(history(true), 4 * ROWS);
+    assert_eq!(history(false), 4 * ROWS);
 }
 
 #[test]
@@ -129,8 +130,8 @@ fn an_epoch_that_was_interrupted_in_validation_is_closed_once() {
         if holding.epoch_closed {
             continue;
         }
-        assert_eq!(holding.step % 60, 0);
-        assert_eq!(epochs(&survivor.heard).len() as u64, holding.step / 60 - 1);
+        assert_eq!(holding.step % EPOCH, 0);
+        assert_eq!(epochs(&survivor.heard).len() as u64, holding.step / EPOCH - 1);
         let first_heard = std::mem::take(&mut survivor.heard);
         let mut joiner = Rank::new("c:1");
         let standing = Standing {
@@ -151,21 +152,21 @@ fn an_epoch_that_was_interrupted_in_validation_is_closed_once() {
 
 #[test]
 fn a_joiner_inherits_everything_from_members_that_are_lost_after_it_came() {
-    let run = Run::new(40, "[checkpoint]\nevery = \"7 steps\"");
+    let run = Run::new(40, "[checkpoint]\nevery = \"100 steps\"");
     let (weights, told) = run.undisturbed();
     let (mut first, mut second) = (Rank::new("a:1"), Rank::new("b:1"));
     run.seat(&Standing::default(), &mut [&mut first, &mut second]);
-    first.watch(|shared| shared.step.load(Ordering::Relaxed) >= 30);
+    first.watch(|shared| shared.step.load(Ordering::Relaxed) >= 230);
     first.cut_off();
     let at = second.end().holding.unwrap().step;
     let mut third = Rank::new("c:1");
     let known = reported(&first.heard, at);
     let standing = Standing { source: Some(0), lacking: vec![1], first_step: at, reported_step: known };
     run.seat(&standing, &mut [&mut second, &mut third]);
-    second.watch(|shared| shared.step.load(Ordering::Relaxed) >= 100);
+    second.watch(|shared| shared.step.load(Ordering::Relaxed) >= EPOCH + 300);
     second.cut_off();
     let then = third.end().holding.unwrap().step;
-    assert!(then >= 99 && then < STEPS);
+    assert!(then >= EPOCH + 299 && then < STEPS);
     let mut fourth = Rank::new("d:1");
     let known = known.max(reported(&second.heard, then));
     let standing = Standing { source: Some(0), lacking: vec![1], first_step: then, reported_step: known };
@@ -183,14 +184,15 @@ fn a_joiner_inherits_everything_from_members_that_are_lost_after_it_came() {
 
 #[test]
 fn whoever_follows_a_dead_first_rank_writes_the_copies_that_it_could_not() {
-    let run = Run::new(40, "[checkpoint]\nevery = \"10 steps\"");
+    let run = Run::new(40, "[checkpoint]\nevery = \"50 steps\"");
     let staging = run.folder.path().join("staging");
     std::fs::write(&staging, "a store that is away").unwrap();
     let (mut first, mut second) = (Rank::new("a:1"), Rank::new("b:1"));
     run.seat(&Standing::default(), &mut [&mut first, &mut second]);
-    first.watch(|shared| shared.step.load(Ordering::Relaxed) >= 45);
+    first.watch(|shared| shared.step.load(Ordering::Relaxed) >= 225);
     first.cut_off();
-    let at = second.end().holding.unwrap().step;
+    let holding = second.end().holding.unwrap();
+    let at = holding.step;
     assert!(at < STEPS && staged(&first.heard).is_empty());
     let warned =
         |message: &Message| matches!(message, Message::Warning(warning) if warning.message.contains("not written"));
@@ -201,7 +203,9 @@ fn whoever_follows_a_dead_first_rank_writes_the_copies_that_it_could_not() {
     run.seat(&standing, &mut [&mut second]);
     finished(&second.end());
     let steps: Vec<u64> = staged(&second.heard).into_iter().map(|(step, _)| step).collect();
-    assert!(steps[0] < steps[1] && steps[1] == at / 10 * 10, "{steps:?} after {at}");
+    // The copy of an epoch's last step is taken once the epoch is closed.
+    let newest = (at - u64::from(!holding.epoch_closed)) / 50 * 50;
+    assert!(steps[0] < steps[1] && steps[1] == newest, "{steps:?} after {at}");
 }
 
 #[test]
@@ -209,7 +213,7 @@ fn all_ranks_give_way_after_the_same_step_and_a_third_is_let_in() {
     let run = Run::new(40, "");
     let (mut one, mut other, mut third) = (Rank::new("a:1"), Rank::new("b:1"), Rank::new("c:1"));
     run.seat(&Standing::default(), &mut [&mut one, &mut other]);
-    one.watch(|shared| shared.step.load(Ordering::Relaxed) >= 65);
+    one.watch(|shared| shared.step.load(Ordering::Relaxed) >= EPOCH + 50);
     // Asked of one rank only: the others hear of it with the sums.
     one.shared().give_way.store(true, Ordering::Relaxed);
     let ended = [one.end(), other.end()];
@@ -230,7 +234,7 @@ fn all_ranks_give_way_after_the_same_step_and_a_third_is_let_in() {
     assert_each_row_once(&[(&first_heard, at), (&one.heard, STEPS)], STEPS);
     let audits: Vec<_> = results(&[&first_heard, &one.heard]).into_iter().map(|epoch| epoch.audit.unwrap()).collect();
     assert_eq!(audits.len(), 4);
-    assert!(audits.iter().all(|audit| audit.hash_low == audit.expected_hash_low && audit.rows == 1200));
+    assert!(audits.iter().all(|audit| audit.hash_low == audit.expected_hash_low && audit.rows == ROWS));
 }
 
 #[test]
@@ -257,7 +261,7 @@ fn who_is_interrupted_while_receiving_holds_nothing_and_may_receive_again() {
     let mut ring = connect(&source.listener, 0, &addresses, &group, &Options::default()).unwrap();
     let head = serde_json::json!({
         "step": at + 1, "trainer": TrainerState::default(), "metrics": [], "epoch_open": false, "epoch_seconds": 0.0,
-        "improved": false, "save_due": false, "last_saved": null, "nonfinite_in_a_row": 0, "last_epoch": [], "records": 0
+        "improved": false, "save_due": false, "last_saved": null, "nonfinite_in_a_row": 0, "epochs": [], "records": 0
     });
     let head = head.to_string().into_bytes();
     ring.broadcast(&mut (head.len() as u64).to_le_bytes(), 0).unwrap();

@@ -235,7 +235,7 @@ fn a_seat_that_is_its_own_no_more_is_given_up_and_another_taken() {
 #[test]
 fn orders_are_obeyed_and_what_is_kept_is_released() {
     in_time(async {
-        let run = Run::new(40, "[checkpoint]\nevery = \"5 steps\"");
+        let run = Run::new(40, "[checkpoint]\nevery = \"50 steps\"");
         let mut coordinator = Coordinator::start(anywhere()).await;
         let worker = worker(&coordinator);
         let (mut session, join) = coordinator.session(false).await;
@@ -250,7 +250,7 @@ fn orders_are_obeyed_and_what_is_kept_is_released() {
         assert_eq!(ended.outcome, Some(Outcome::Ordered(OrderKind::Yield as i32)));
         let at = ended.holding.unwrap().step;
         assert!(at < STEPS);
-        let staged_path = run.folder.path().join("staging/step-00000005-w1.1").to_string_lossy().into_owned();
+        let staged_path = run.folder.path().join("staging/step-00000050-w1.1").to_string_lossy().into_owned();
         let published = CheckpointPublished { staged_path, path: "somewhere".into(), step: STEPS };
         session.say(coordinator_message::Message::Published(published)).await;
         session.say(coordinator_message::Message::Release(Release { run_id: "r-elastic".into() })).await;

@@ -28,10 +28,15 @@ use crate::{
     session::running::{Running, Word},
 };
 
-/// Of the run.
-pub const STEPS: u64 = 240;
+/// Of the run: long enough that a fault set by a step hits before its end, also on a busy machine.
+pub const EPOCH: u64 = 480;
+pub const STEPS: u64 = 4 * EPOCH;
 
+const LISTS_A_STEP: u64 = 2;
+const LISTS: u64 = EPOCH * LISTS_A_STEP;
 const ROWS_A_LIST: u64 = 5;
+pub const ROWS_A_STEP: u64 = LISTS_A_STEP * ROWS_A_LIST;
+pub const ROWS: u64 = LISTS * ROWS_A_LIST;
 
 /// What a run is, and where.
 pub struct Run {
@@ -61,16 +66,16 @@ pub struct Standing {
 }
 
 impl Run {
-    /// 60 steps an epoch, four epochs. `validation`: lists to validate with.
+    /// Four epochs. `validation`: lists to validate with.
     pub fn new(validation: u64, settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (train, valid) = (folder.path().join("train.parquet"), folder.path().join("validation.parquet"));
-        write(&train, 240, 1);
+        write(&train, LISTS, 1);
         write(&valid, validation, 2);
         let spec_toml = format!(
             "name = \"elastic\"\nseed = 7\n[data]\ntrain = {train:?}\nvalidation = {valid:?}\nblock_bytes = \"64 KiB\"\n\
              [model]\nkind = \"mlp\"\nhidden = [8]\ndropout = 0.1\nnormalize = \"standard\"\n[loss]\nkind = \"listnet\"\n\
-             [training]\nepochs = 4\nbatch = 4\n[cluster]\nworkers = 2\nlanes = 16\n{settings}\n"
+             [training]\nepochs = 4\nbatch = {LISTS_A_STEP}\n[cluster]\nworkers = 2\nlanes = 16\n{settings}\n"
         );
         let spec = proto::spec::parse(&spec_toml, &[]).unwrap_or_else(|problems| panic!("{problems}"));
         let build = |path: &Path| manifest::build(path, &spec.data, true).unwrap();
@@ -217,7 +222,7 @@ pub fn assert_each_row_once(told: &[(&[Message], u64)], steps: u64) {
     let mut of_epoch = [(0, 0, 0u128); 4];
     for window in &windows {
         assert_eq!(window.first_step, at, "{windows:#?}");
-        assert_eq!(window.first_step / 60, (window.step - 1) / 60, "a window spans epochs: {window:?}");
+        assert_eq!(window.first_step / EPOCH, (window.step - 1) / EPOCH, "a window spans epochs: {window:?}");
         at = window.step;
         let sums = &mut of_epoch[window.epoch as usize];
         sums.0 += window.rows;
@@ -225,8 +230,8 @@ pub fn assert_each_row_once(told: &[(&[Message], u64)], steps: u64) {
         sums.2 += u128::from(window.hash_high) << 64 | u128::from(window.hash_low);
     }
     assert_eq!(at, steps);
-    let whole = (240 * ROWS_A_LIST, 240, dataset::lanes::expected_hash(240));
-    for (epoch, sums) in of_epoch.iter().take((steps / 60) as usize).enumerate() {
+    let whole = (ROWS, LISTS, dataset::lanes::expected_hash(LISTS));
+    for (epoch, sums) in of_epoch.iter().take((steps / EPOCH) as usize).enumerate() {
         assert_eq!(*sums, whole, "epoch {epoch}");
     }
 }
