@@ -111,7 +111,8 @@ impl Pool {
         id.life = id.life.max(last.unwrap_or(0).saturating_add(1));
         about.life = id.life;
         self.lives.insert(id.slot, id.life);
-        let worker = Worker { about, outbox, _hang_up: hang_up, state: State::Idle, step: 0, step_seconds: 0.0, heard: now };
+        let worker =
+            Worker { about, outbox, _hang_up: hang_up, state: State::Idle, step: 0, step_seconds: 0.0, heard: now };
         self.workers.insert(id, worker);
         let heartbeat_millis = self.heartbeat_millis();
         let welcome = v1::Welcome { worker: id.to_string(), heartbeat_millis, ..v1::Welcome::default() };

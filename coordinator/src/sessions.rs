@@ -112,8 +112,7 @@ fn understood(worker: WorkerId, message: v1::WorkerMessage) -> Option<Call> {
         }),
         worker_message::Message::Warning(warning) => Report::Warning(warning.message),
         worker_message::Message::Ended(ended) => {
-            let holding =
-                ended.holding.map(|held| Holding { step: held.step, epoch_closed: held.epoch_closed });
+            let holding = ended.holding.map(|held| Holding { step: held.step, epoch_closed: held.epoch_closed });
             Report::Ended { step: ended.step, end: job_end(ended.outcome, &ended.lost_worker), holding }
         }
     };

@@ -169,9 +169,11 @@ async fn a_vanished_worker_is_replaced_and_the_newest_state_goes_on() {
     cluster.coordinator.worker_exited(1, 1, "killed by signal 9".into(), true).await;
     let wanted = "worker `w1:1` left at step 123: killed by signal 9";
     cluster
-        .until(&run, "the cause", |event| {
-            matches!(event, run_event::Event::Standing(standing) if standing.words.contains(wanted))
-        })
+        .until(
+            &run,
+            "the cause",
+            |event| matches!(event, run_event::Event::Standing(standing) if standing.words.contains(wanted)),
+        )
         .await;
     let (mut successor, _) = FakeWorker::open(cluster.workers.clone(), join_as(1, 2)).await;
     let (seat, other) = (left.sit_down().await, successor.sit_down().await);
@@ -202,9 +204,11 @@ async fn a_silent_worker_is_suspect_then_gone() {
     let (run, _worker) = seated(&mut cluster, 1).await;
     let wanted = "worker `w0:1` left at step 0: no heartbeat for 0.1 s";
     cluster
-        .until(&run, "the silence", |event| {
-            matches!(event, run_event::Event::Standing(standing) if standing.words.contains(wanted))
-        })
+        .until(
+            &run,
+            "the silence",
+            |event| matches!(event, run_event::Event::Standing(standing) if standing.words.contains(wanted)),
+        )
         .await;
     let listed = cluster.workers.list(v1::ListWorkersRequest {}).await.unwrap().into_inner().workers;
     assert_eq!(listed[0].state, "left: no heartbeat for 0.1 s");
@@ -306,9 +310,11 @@ async fn members_that_do_not_find_a_coordinator_again_that_came_back_are_replace
     let mut cluster = Cluster { coordinator, runs, workers, dir: cluster.dir };
     let wanted = "it did not find the coordinator again within 0.5 s";
     cluster
-        .until(&run, "the missing", |event| {
-            matches!(event, run_event::Event::Standing(standing) if standing.words.contains(wanted))
-        })
+        .until(
+            &run,
+            "the missing",
+            |event| matches!(event, run_event::Event::Standing(standing) if standing.words.contains(wanted)),
+        )
         .await;
     let (mut other, _) = FakeWorker::open(cluster.workers.clone(), join_as(3, 1)).await;
     let seat = other.sit_down().await;

@@ -117,7 +117,11 @@ mod tests {
         let usual = Deadlines::default();
         usual.check().unwrap();
         assert!(usual.heartbeat < usual.suspect() && usual.suspect() < usual.heartbeat * 2);
-        assert!(usual.lost() < usual.unacknowledged() && usual.let_go() < usual.rendezvous() && usual.lost() < usual.stuck());
+        assert!(
+            usual.lost() < usual.unacknowledged()
+                && usual.let_go() < usual.rendezvous()
+                && usual.lost() < usual.stuck()
+        );
         let hasty = Deadlines { drain: Duration::from_secs(2), ..usual };
         assert_eq!(
             hasty.check().unwrap_err().to_string(),

@@ -163,7 +163,10 @@ impl Driver {
                 self.pool.heard(self.clock.now(), worker, (!run.is_empty()).then_some(step));
                 self.pool.pace(worker, step_seconds);
                 if !run.is_empty() {
-                    self.feed_named(&run, Event::Report { worker, generation, report: Report::Step { step, waiting, pulse } });
+                    self.feed_named(
+                        &run,
+                        Event::Report { worker, generation, report: Report::Step { step, waiting, pulse } },
+                    );
                     if let Some(system) = system {
                         self.feed_named(&run, Event::Report { worker, generation, report: Report::System(system) });
                     }

@@ -147,8 +147,9 @@ impl Driver {
             // Taken by `recorded`.
             Effect::Persist(_) | Effect::Emit(_) => {}
             Effect::Prepare => self.prepare(run),
-            Effect::Seat { generation, members, start, first_step, reported_step } => {
-                self.seat(run, generation, &members, &start, [first_step, reported_step]);
+            Effect::Seat { generation, members, start, first_step, reported_step, save_only } => {
+                let common = v1::Seat { first_step, reported_step, save_only, ..v1::Seat::default() };
+                self.seat(run, generation, &members, &start, common);
             }
             Effect::Order { worker, generation, order } => {
                 let order =
@@ -173,7 +174,9 @@ impl Driver {
             }
             Effect::Expel { worker, why } if self.pool.about(worker).is_some() => self.lose(worker, why),
             // One that never came back has no session to end.
-            Effect::Expel { worker, why } => self.feed(run, Event::Left { worker, cause: Departure { why, told: false } }),
+            Effect::Expel { worker, why } => {
+                self.feed(run, Event::Left { worker, cause: Departure { why, told: false } })
+            }
             Effect::Dismiss { worker } => self.dismiss(worker),
         }
     }

@@ -11,13 +11,14 @@ use super::Driver;
 use crate::{pool::Place, run::Start};
 
 impl Driver {
+    /// `common`: what of the seats is decided already.
     pub(super) fn seat(
         &mut self,
         run: &RunId,
         generation: Generation,
         members: &[WorkerId],
         start: &Start,
-        [first_step, reported_step]: [u64; 2],
+        common: v1::Seat,
     ) {
         let Some(live) = self.state.live.get(run) else { return };
         let Some(preparation) = &live.preparation else { return };
@@ -52,11 +53,10 @@ impl Driver {
             start_from: preparation.start_from.clone(),
             staging: preparation.claim.staging.to_string_lossy().into_owned(),
             // Another one each time: a peer of a former generation does not know it.
-            first_step,
             source,
             lacking,
-            reported_step,
             secret: u64::try_from(ulid::Ulid::new().random() & u128::from(u64::MAX)).unwrap_or_default(),
+            ..common
         };
         let seats: Vec<v1::Seat> = peers
             .iter()

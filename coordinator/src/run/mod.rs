@@ -225,6 +225,8 @@ pub enum Effect {
         /// Steps completed where the generation begins, and those of them whose progress is known.
         first_step: u64,
         reported_step: u64,
+        /// No step is to be taken: the run stops here.
+        save_only: bool,
     },
     Order {
         worker: WorkerId,
@@ -328,6 +330,8 @@ pub struct Run {
     /// Members that wait to be let go.
     draining: Vec<(WorkerId, String)>,
     stopping: Option<Stopping>,
+    /// Members that are gone and that nobody was told of yet: a moment later there may be more to say than that a session broke.
+    lost: Vec<v1::Lost>,
     publishing: Publishing,
     /// Manifests are built; a coordinator that came back has to build them anew, and may find that it cannot.
     prepared: Result<bool, v1::Failure>,
@@ -356,6 +360,7 @@ impl Run {
             alone: None,
             draining: Vec::new(),
             stopping: None,
+            lost: Vec::new(),
             publishing: Publishing::default(),
             prepared: Ok(false),
             progress: None,
@@ -550,6 +555,19 @@ impl Run {
         self.draining.iter().any(|(draining, _)| *draining == worker)
     }
 
+    /// A member is gone. Its process's own end is told at once, mere silence when the run goes on or ends, if nobody explains it before.
+    fn lose(&mut self, worker: WorkerId, step: u64, cause: &Departure, effects: &mut Vec<Effect>) {
+        let (worker, generation, why) = (worker.to_string(), self.generation.0, cause.why.clone());
+        self.lost.push(v1::Lost { worker, generation, step, why });
+        if cause.told {
+            self.tell_of_the_lost(effects);
+        }
+    }
+
+    fn tell_of_the_lost(&mut self, effects: &mut Vec<Effect>) {
+        effects.extend(self.lost.drain(..).map(|lost| Effect::Emit(Notice::Lost(lost))));
+    }
+
     /// The one way to end. Final.
     fn end(&mut self, now: Timestamp, verdict: Verdict, effects: &mut Vec<Effect>) {
         let members = self.members();
@@ -565,6 +583,7 @@ impl Run {
             reason,
         };
         self.phase = Phase::Ended { verdict, at: now };
+        self.tell_of_the_lost(effects);
         effects.push(self.record(now));
         effects.push(self.standing_notice(now));
         effects.push(Effect::Emit(Notice::Ended(ended)));

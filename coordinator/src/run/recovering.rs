@@ -5,7 +5,7 @@ use proto::{WorkerId, v1};
 
 use super::{
     Departure, Effect, Holding, JobEnd, Notice, Order, Phase, RESUME_HINT, Run, Start, Verdict, resumable,
-    training::{Remains, Stopping, Training, lost},
+    training::{Remains, Stopping, Training},
     warning,
 };
 use crate::clock::Timestamp;
@@ -121,7 +121,8 @@ impl Recovering {
     fn out_of_reach(&mut self) -> Option<WorkerId> {
         let accusers = |worker: WorkerId| self.accused.iter().filter(|accused| **accused == worker).count();
         let here = self.survivors.iter_mut().filter(|survivor| !survivor.expelled);
-        let most = here.filter(|survivor| accusers(survivor.remains.worker) > 0).max_by_key(|s| accusers(s.remains.worker))?;
+        let most =
+            here.filter(|survivor| accusers(survivor.remains.worker) > 0).max_by_key(|s| accusers(s.remains.worker))?;
         most.expelled = true;
         let worker = most.remains.worker;
         self.accused.clear();
@@ -170,7 +171,8 @@ impl Run {
         if cause.is_some() {
             effects.extend(training.orders(generation, Order::Abort));
         }
-        let accused = cause.iter().filter(|cause| cause.weight == Weight::Consequence).map(|cause| cause.worker).collect();
+        let accused =
+            cause.iter().filter(|cause| cause.weight == Weight::Consequence).map(|cause| cause.worker).collect();
         let joiners = std::mem::take(&mut training.joiners);
         let spoke = training.workers().next();
         let survivors = training.remains().into_iter().map(|remains| Survivor { remains, expelled: false }).collect();
@@ -189,8 +191,16 @@ impl Run {
                 ..resumable(message)
             }
         });
-        self.phase =
-            Phase::Recovering(Box::new(Recovering { since: now, cause, spoke, survivors, joiners, accused, giving_up, fatal: None }));
+        self.phase = Phase::Recovering(Box::new(Recovering {
+            since: now,
+            cause,
+            spoke,
+            survivors,
+            joiners,
+            accused,
+            giving_up,
+            fatal: None,
+        }));
         effects.push(self.record(now));
         self.go_on_or_say(now, effects);
     }
@@ -209,8 +219,7 @@ impl Run {
         if survivor.remains.said {
             return;
         }
-        survivor.remains =
-            Remains { worker, step: survivor.remains.step.max(step), said: true, holding, away: false };
+        survivor.remains = Remains { worker, step: survivor.remains.step.max(step), said: true, holding, away: false };
         match end {
             JobEnd::PeerLost { words, peer } => {
                 recovering.accused.extend(peer);
@@ -238,21 +247,25 @@ impl Run {
         cause: Departure,
         effects: &mut Vec<Effect>,
     ) {
-        let generation = self.generation;
         self.draining.retain(|(draining, _)| *draining != worker);
+        let name = worker.to_string();
         let Some(recovering) = self.recovering() else { return };
         let weight = if cause.told { Weight::Told } else { Weight::Silence };
         let step = recovering.survivor(worker).map(|survivor| survivor.remains.step);
         if let Some(step) = step {
             recovering.survivors.retain(|survivor| survivor.remains.worker != worker);
-            effects.push(lost(worker, generation, step, &cause.why));
-            recovering.learn(Cause { worker, step, why: cause.why, weight });
+            recovering.learn(Cause { worker, step, why: cause.why.clone(), weight });
+            self.lose(worker, step, &cause, effects);
         } else if recovering.joiners.contains(&worker) {
             recovering.joiners.retain(|joiner| *joiner != worker);
-        } else if let Some(known) = recovering.cause.as_mut().filter(|known| known.worker == worker && weight > known.weight) {
+        } else if let Some(known) = self.lost.iter_mut().find(|lost| lost.worker == name).filter(|_| cause.told) {
             // It had left already; now its end is explained.
-            effects.push(lost(worker, generation, known.step, &cause.why));
-            (known.why, known.weight) = (cause.why, weight);
+            known.why = cause.why.clone();
+            let step = known.step;
+            self.tell_of_the_lost(effects);
+            if let Some(recovering) = self.recovering() {
+                recovering.learn(Cause { worker, step, why: cause.why, weight });
+            }
         }
         self.go_on_or_say(now, effects);
     }
@@ -289,10 +302,14 @@ impl Run {
         let Some(recovering) = self.recovering() else { return };
         if recovering.at_work() > 0 {
             if now.since(recovering.since) >= patience {
-                let hung = recovering.survivors.iter_mut().filter(|survivor| !survivor.remains.said && !survivor.expelled);
+                let hung =
+                    recovering.survivors.iter_mut().filter(|survivor| !survivor.remains.said && !survivor.expelled);
                 effects.extend(hung.map(|survivor| {
                     survivor.expelled = true;
-                    let why = format!("hung: it did not let go of a generation that was over within {} s", patience.as_secs_f64());
+                    let why = format!(
+                        "hung: it did not let go of a generation that was over within {} s",
+                        patience.as_secs_f64()
+                    );
                     Effect::Expel { worker: survivor.remains.worker, why }
                 }));
             }
@@ -422,8 +439,12 @@ impl Run {
             Some(newest) => {
                 let holds = |place: &(WorkerId, Option<Holding>)| place.1 == Some(newest);
                 let source = rank(places.iter().position(holds).unwrap_or_default());
-                let lacking =
-                    places.iter().enumerate().filter(|(_, place)| !holds(place)).map(|(index, _)| rank(index)).collect();
+                let lacking = places
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, place)| !holds(place))
+                    .map(|(index, _)| rank(index))
+                    .collect();
                 (Start::Memory { source, lacking }, newest.step)
             }
             None => match &self.last {
@@ -444,11 +465,7 @@ impl Run {
         }
         self.recoveries += u32::from(lost_one);
         self.begin(now, members, start, first_step, now.since(since), effects);
-        let generation = self.generation;
-        if self.stopping.is_some() {
-            let orders = self.training().map(|training| training.orders(generation, Order::Stop));
-            effects.extend(orders.unwrap_or_default());
-        } else if self.members().iter().any(|worker| self.drains(*worker)) {
+        if self.stopping.is_none() && self.members().iter().any(|worker| self.drains(*worker)) {
             self.change_world(now, effects);
         }
     }
@@ -467,6 +484,7 @@ impl Run {
         self.step = self.step.max(first_step);
         self.reported = self.reported.min(first_step);
         self.phase = Phase::Training(Box::new(Training::new(&members, now, first_step)));
+        self.tell_of_the_lost(effects);
         effects.push(self.record(now));
         effects.push(Effect::Emit(Notice::Seated(v1::Seated {
             generation: self.generation.0,
@@ -476,6 +494,7 @@ impl Run {
         })));
         effects.push(self.standing_notice(now));
         let (generation, reported_step) = (self.generation, self.reported);
-        effects.push(Effect::Seat { generation, members, start, first_step, reported_step });
+        let save_only = self.stopping.is_some();
+        effects.push(Effect::Seat { generation, members, start, first_step, reported_step, save_only });
     }
 }

@@ -58,7 +58,9 @@ impl Run {
         let absent = training.absent();
         if absent > 0 {
             let (world, since) = (training.world(), seconds(now.since(training.seated)));
-            return format!("training, as far as is known: {absent} of {world} members not heard of since the coordinator came back, {since}");
+            return format!(
+                "training, as far as is known: {absent} of {world} members not heard of since the coordinator came back, {since}"
+            );
         }
         if training.yielding {
             let joining: Vec<_> = training.joiners.iter().map(ToString::to_string).collect();

@@ -283,7 +283,8 @@ impl Run {
             JobEnd::Ordered(Order::Yield) if yielding || restored => How::Yielded,
             JobEnd::Ordered(_) if asked || failing => How::Broken,
             JobEnd::Ordered(order) => {
-                let message = format!("worker `{worker}` ended at step {step} by an order ({order:?}) that nobody gave");
+                let message =
+                    format!("worker `{worker}` ended at step {step} by an order ({order:?}) that nobody gave");
                 failure = Some(resumable(message));
                 How::Broken
             }
@@ -322,7 +323,6 @@ impl Run {
         cause: Departure,
         effects: &mut Vec<Effect>,
     ) {
-        let generation = self.generation;
         let at_once = self.stopping.as_ref().is_some_and(|stopping| stopping.at_once);
         let Some(training) = self.training() else { return };
         if training.joiners.contains(&worker) {
@@ -340,7 +340,7 @@ impl Run {
         }
         let step = member.step;
         member.end = Some(MemberEnd { how: How::Left, holding: None });
-        effects.push(lost(worker, generation, step, &cause.why));
+        self.lose(worker, step, &cause, effects);
         let weight = if cause.told { Weight::Told } else { Weight::Silence };
         // Rank 0's word is that all is done and saved.
         let all_is_saved = first_has_ended && !is_first;
@@ -508,9 +508,4 @@ impl Member {
     fn is(&self, how: &How) -> bool {
         self.end.as_ref().is_some_and(|end| end.how == *how)
     }
-}
-
-pub(super) fn lost(worker: WorkerId, generation: Generation, step: u64, why: &str) -> Effect {
-    let why = why.to_owned();
-    Effect::Emit(Notice::Lost(v1::Lost { worker: worker.to_string(), generation: generation.0, step, why }))
 }

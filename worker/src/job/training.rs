@@ -21,6 +21,9 @@ pub fn train(job: &mut Job) -> Result<Outcome, JobError> {
     if let Some(why) = job.begin()? {
         return job.finish(why);
     }
+    if job.seat.save_only {
+        return job.stop();
+    }
     for step in job.step..job.total_steps() {
         job.read(step)?;
         let terms = job.forward_backward(step)?;

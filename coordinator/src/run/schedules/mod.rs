@@ -69,9 +69,8 @@ fn report() -> impl Strategy<Value = Report> {
         Just(JobEnd::Failed(v1::Failure::default())),
         worker().prop_map(|peer| JobEnd::PeerLost { words: "closed".into(), peer: Some(peer) }),
     ];
-    let holding = proptest::option::of(
-        (0..50u64, any::<bool>()).prop_map(|(step, epoch_closed)| Holding { step, epoch_closed }),
-    );
+    let holding =
+        proptest::option::of((0..50u64, any::<bool>()).prop_map(|(step, epoch_closed)| Holding { step, epoch_closed }));
     prop_oneof![
         4 => (0..50u64).prop_map(|step| Report::Progress(v1::Progress { step, ..Default::default() })),
         1 => (0..50u64, any::<bool>()).prop_map(|(step, waiting)| Report::Step { step, waiting, pulse: step }),

@@ -72,7 +72,11 @@ impl Witness {
                 self.epochs.retain(|end| *end <= seated.first_step);
             }
             Effect::Emit(Notice::Progress(progress)) => {
-                assert_eq!(progress.first_step, self.told, "steps {}..{} were told", progress.first_step, progress.step);
+                assert_eq!(
+                    progress.first_step, self.told,
+                    "steps {}..{} were told",
+                    progress.first_step, progress.step
+                );
                 self.told = progress.step;
             }
             _ => {}

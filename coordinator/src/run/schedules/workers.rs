@@ -73,7 +73,14 @@ pub struct Group {
 
 /// What the coordinator has sent.
 pub enum Mail {
-    Seat { generation: Generation, members: Vec<WorkerId>, start: Start, first_step: u64, reported_step: u64 },
+    Seat {
+        generation: Generation,
+        members: Vec<WorkerId>,
+        start: Start,
+        first_step: u64,
+        reported_step: u64,
+        save_only: bool,
+    },
     Order { generation: Generation, order: Order },
     Published(u64),
     Release,
@@ -210,7 +217,7 @@ impl Process {
     pub fn read_mail(&mut self) {
         match self.mail.pop_front() {
             None => {}
-            Some(Mail::Seat { generation, members, start, first_step, reported_step }) => {
+            Some(Mail::Seat { generation, members, start, first_step, reported_step, save_only }) => {
                 self.abort();
                 self.ended = None;
                 let rank = members.iter().position(|member| *member == self.id).expect("a seat of one's own");
@@ -226,7 +233,7 @@ impl Process {
                     aborted: false,
                     stop: false,
                     yields: false,
-                    ordered: None,
+                    ordered: save_only.then_some(Order::Stop),
                     confirmed: first_step,
                     reported: reported_step,
                 });
@@ -267,7 +274,9 @@ impl Process {
                 let orders = group.orders.entry(number).or_default();
                 *orders = (orders.0 | job.stop, orders.1 | job.yields);
             }
-            if matches!(&job.start, Start::Memory { source, .. } if *source as usize == rank) && job.stage == Stage::Meet {
+            if matches!(&job.start, Start::Memory { source, .. } if *source as usize == rank)
+                && job.stage == Stage::Meet
+            {
                 group.sent = self.state.clone();
             }
             return;

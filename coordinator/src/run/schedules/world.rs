@@ -202,14 +202,19 @@ impl World {
     }
 
     fn advance(&mut self, slot: u32) {
-        let Some(process) = self.processes.get(&slot).filter(|process| !process.paused && !process.gone) else { return };
+        let Some(process) = self.processes.get(&slot).filter(|process| !process.paused && !process.gone) else {
+            return;
+        };
         let Some(job) = &process.job else { return };
         let (generation, me) = (job.generation, process.id);
         let reachable = |peer: &WorkerId| {
-            let alive = self.processes.get(&peer.slot).is_some_and(|there| there.id == *peer && there.works_in(generation));
+            let alive =
+                self.processes.get(&peer.slot).is_some_and(|there| there.id == *peer && there.works_in(generation));
             // Who has not opened its mail yet will come.
-            let coming = self.processes.get(&peer.slot).is_some_and(|there| there.id == *peer && has_seat(there, generation));
-            let cut = self.partitions.iter().any(|&(a, b)| (a, b) == (me.slot, peer.slot) || (b, a) == (me.slot, peer.slot));
+            let coming =
+                self.processes.get(&peer.slot).is_some_and(|there| there.id == *peer && has_seat(there, generation));
+            let cut =
+                self.partitions.iter().any(|&(a, b)| (a, b) == (me.slot, peer.slot) || (b, a) == (me.slot, peer.slot));
             (alive || coming) && !cut
         };
         let lost = job.members.iter().find(|peer| **peer != me && !reachable(peer)).copied();
@@ -345,7 +350,11 @@ impl World {
 
     fn kill(&mut self, slot: u32) {
         let everything_arrives = self.dice.one_in(2);
-        while everything_arrives && !self.process(slot).out.is_empty() && self.process(slot).session && !self.process(slot).astray {
+        while everything_arrives
+            && !self.process(slot).out.is_empty()
+            && self.process(slot).session
+            && !self.process(slot).astray
+        {
             let event = self.process(slot).out.pop_front();
             event.into_iter().for_each(|event| self.feed(event));
         }
@@ -383,8 +392,12 @@ impl World {
 
     /// As the driver does: idle workers are offered to a run that wants some.
     fn settle(&mut self) {
-        let idle: Vec<u32> =
-            self.processes.iter().filter(|(_, p)| p.session && !p.astray && !p.held && !p.gone).map(|(slot, _)| *slot).collect();
+        let idle: Vec<u32> = self
+            .processes
+            .iter()
+            .filter(|(_, p)| p.session && !p.astray && !p.held && !p.gone)
+            .map(|(slot, _)| *slot)
+            .collect();
         for slot in idle {
             if self.run.wants() == 0 {
                 return;
@@ -439,7 +452,7 @@ impl World {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Seat { generation, members, start, first_step, reported_step } => {
+            Effect::Seat { generation, members, start, first_step, reported_step, save_only } => {
                 use super::super::Start;
                 match &start {
                     Start::Memory { .. } => self.tally.from_memory += 1,
@@ -449,7 +462,7 @@ impl World {
                 }
                 for worker in &members {
                     let (members, start) = (members.clone(), start.clone());
-                    self.mail(*worker, Mail::Seat { generation, members, start, first_step, reported_step });
+                    self.mail(*worker, Mail::Seat { generation, members, start, first_step, reported_step, save_only });
                 }
             }
             Effect::Order { worker, generation, order } => self.mail(worker, Mail::Order { generation, order }),
@@ -504,5 +517,8 @@ impl World {
 
 fn has_seat(process: &Process, generation: Generation) -> bool {
     !process.gone
-        && process.mail.iter().any(|mail| matches!(mail, Mail::Seat { generation: seated, .. } if *seated == generation))
+        && process
+            .mail
+            .iter()
+            .any(|mail| matches!(mail, Mail::Seat { generation: seated, .. } if *seated == generation))
 }

@@ -40,7 +40,6 @@ fn a_lost_worker_that_nobody_replaces_ends_the_run_and_its_exit_explains_its_sil
               persist run g1
               says: recovering: worker `w1:1` is out of its peers' reach at step 123: `w1:1`; 1 member still to let go, 0 s
             > lose w1 session closed
-              tell lost w1:1 of g1 at 123: session closed
               says: recovering: worker `w1:1` left at step 123: session closed; waiting for 1 of 2 workers, 0 s
             > exit w1 killed by signal 9
               tell lost w1:1 of g1 at 123: killed by signal 9
@@ -49,8 +48,7 @@ fn a_lost_worker_that_nobody_replaces_ends_the_run_and_its_exit_explains_its_sil
               persist run g2
               tell seated g2
               says: failing: worker `w1:1` left at step 123: killed by signal 9; saving step 123
-              seat g2: w2:1 from memory (rank 0) at 123, reported 123
-              order Stop w2:1 g2
+              seat g2: w2:1 from memory (rank 0) at 123, reported 123, to save
             > stage 123 0.4 w2 @g2
               publish 123
               = failing: worker `w1:1` left at step 123: killed by signal 9; saving step 123
@@ -91,18 +89,17 @@ fn silence_is_the_cause_where_nothing_explains_it() {
               tell step 9
               = training: epoch 3 of 20, step 9
             > lose w1 no heartbeat for 5 s
-              tell lost w1:1 of g1 at 9: no heartbeat for 5 s
               order Abort w2:1 g1
               persist run g1
               says: recovering: worker `w1:1` left at step 9: no heartbeat for 5 s; 1 member still to let go, 0 s
             > ended w2 aborted at 9
               = recovering: worker `w1:1` left at step 9: no heartbeat for 5 s; waiting for 1 of 2 workers, 0 s
             > alone nobody else comes
+              tell lost w1:1 of g1 at 9: no heartbeat for 5 s
               persist run g2
               tell seated g2
               says: failing: worker `w1:1` left at step 9: no heartbeat for 5 s; saving step 9
-              seat g2: w2:1 from memory (rank 0) at 9, reported 9
-              order Stop w2:1 g2
+              seat g2: w2:1 from memory (rank 0) at 9, reported 9, to save
             > ended w2 stopped at 9 @g2
               persist run g2
               says: failed: worker `w1:1` left at step 9: no heartbeat for 5 s

@@ -155,7 +155,9 @@ fn words(effect: &Effect) -> String {
         Effect::Persist(Record::Pruned { step }) => format!("persist pruned {step}"),
         Effect::Emit(Notice::Standing(standing)) => format!("says: {}", standing.words),
         Effect::Emit(Notice::Seated(seated)) => format!("tell seated g{}", seated.generation),
-        Effect::Emit(Notice::Lost(lost)) => format!("tell lost {} of g{} at {}: {}", lost.worker, lost.generation, lost.step, lost.why),
+        Effect::Emit(Notice::Lost(lost)) => {
+            format!("tell lost {} of g{} at {}: {}", lost.worker, lost.generation, lost.step, lost.why)
+        }
         Effect::Emit(Notice::Progress(progress)) => format!("tell step {}", progress.step),
         Effect::Emit(Notice::Epoch(epoch)) => format!("tell epoch {}", epoch.epoch),
         Effect::Emit(Notice::Checkpoint(checkpoint)) => {
@@ -173,7 +175,7 @@ fn words(effect: &Effect) -> String {
             format!("tell ended {:?}{extras}", ended.phase())
         }
         Effect::Prepare => "prepare".into(),
-        Effect::Seat { generation, members, start, first_step, reported_step } => {
+        Effect::Seat { generation, members, start, first_step, reported_step, save_only } => {
             let members: Vec<_> = members.iter().map(ToString::to_string).collect();
             let start = match start {
                 Start::Submitted => String::new(),
@@ -181,8 +183,9 @@ fn words(effect: &Effect) -> String {
                 Start::Memory { source, lacking } => format!(" from memory of rank {source}, {lacking:?} lack it"),
                 Start::Checkpoint(path) => format!(" from {path}"),
             };
-            let steps = if *first_step > 0 { format!(" at {first_step}, reported {reported_step}") } else { String::new() };
-            format!("seat {generation}: {}{start}{steps}", members.join(" "))
+            let steps =
+                if *first_step > 0 { format!(" at {first_step}, reported {reported_step}") } else { String::new() };
+            format!("seat {generation}: {}{start}{steps}{}", members.join(" "), if *save_only { ", to save" } else { "" })
         }
         Effect::Order { worker, generation, order } => format!("order {order:?} {worker} {generation}"),
         Effect::Publish { staged, best } => {

@@ -36,7 +36,6 @@ fn a_lost_member_is_replaced_and_all_go_on_from_memory() {
               persist run g1
               says: recovering: worker `w2:1` is out of its peers' reach at step 123: `w2:1`; 1 member still to let go, 0 s
             > lose w2 session closed
-              tell lost w2:1 of g1 at 0: session closed
               says: recovering: worker `w2:1` left at step 0: session closed; waiting for 1 of 2 workers, 0 s
             > exit w2 killed by signal 9 (SIGKILL)
               tell lost w2:1 of g1 at 0: killed by signal 9 (SIGKILL)
@@ -250,7 +249,9 @@ fn when_nobody_is_left_the_newest_checkpoint_is_gone_back_to() {
 
 #[test]
 fn without_a_checkpoint_it_starts_again() {
-    two("exit w1 killed by signal 9; exit w2 killed by signal 9; join w1:2 w2:2", expect![[r#"
+    two(
+        "exit w1 killed by signal 9; exit w2 killed by signal 9; join w1:2 w2:2",
+        expect![[r#"
         > submit
           persist run g0
           says: waiting for 2 of 2 workers, 0 s
@@ -281,7 +282,8 @@ fn without_a_checkpoint_it_starts_again() {
           tell seated g2
           says: training: epoch 3 of 20, step 0
           seat g2: w1:2 w2:2
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -322,10 +324,10 @@ fn a_member_that_does_not_let_go_is_left_behind() {
             > wait 1s
               = recovering: worker `w3:1` left at step 0: killed by signal 9; 1 member still to let go, 6 s
             > lose w2 hung
-              tell lost w2:1 of g1 at 0: hung
               says: recovering: worker `w3:1` left at step 0: killed by signal 9; waiting for 2 of 3 workers, 6 s
             > join w2:2 w3:2
               says: recovering: worker `w3:1` left at step 0: killed by signal 9; waiting for 1 of 3 workers, 6 s
+              tell lost w2:1 of g1 at 0: hung
               persist run g2
               tell seated g2
               says: training: epoch 3 of 20, step 123
@@ -364,7 +366,6 @@ fn a_member_that_hangs_while_its_peers_wait_for_it_is_expelled() {
               expel w2:1: hung: it has not got on from step 120 for 61 s while its peers wait for it
               = training: epoch 3 of 20, step 120
             > lose w2 hung
-              tell lost w2:1 of g1 at 120: hung
               order Abort w1:1 g1
               persist run g1
               says: recovering: worker `w2:1` left at step 120: hung; 1 member still to let go, 0 s
@@ -376,7 +377,9 @@ fn a_member_that_hangs_while_its_peers_wait_for_it_is_expelled() {
 
 #[test]
 fn a_whole_world_that_waits_is_nobodys_fault() {
-    two("beat w1 121 waiting; beat w2 121 waiting; wait 100s", expect![[r#"
+    two(
+        "beat w1 121 waiting; beat w2 121 waiting; wait 100s",
+        expect![[r#"
         > submit
           persist run g0
           says: waiting for 2 of 2 workers, 0 s
@@ -398,7 +401,8 @@ fn a_whole_world_that_waits_is_nobodys_fault() {
           = training: epoch 3 of 20, step 120
         > wait 100s
           = training: epoch 3 of 20, step 120
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -515,8 +519,7 @@ fn where_nobody_else_will_come_what_is_held_is_saved_before_the_run_fails() {
               persist run g2
               tell seated g2
               says: failing: worker `w2:1` left at step 0: killed by signal 9; saving step 123
-              seat g2: w1:1 from memory (rank 0) at 123, reported 120
-              order Stop w1:1 g2
+              seat g2: w1:1 from memory (rank 0) at 123, reported 120, to save
             > stage 123 0.4 @g2
               publish 123 as best
               = failing: worker `w2:1` left at step 0: killed by signal 9; saving step 123
@@ -567,8 +570,7 @@ fn a_stop_while_nothing_trains_saves_what_is_held() {
               persist run g2
               tell seated g2
               says: stopping on request, at step 123
-              seat g2: w1:1 from memory (rank 0) at 123, reported 120
-              order Stop w1:1 g2
+              seat g2: w1:1 from memory (rank 0) at 123, reported 120, to save
             > stage 123 @g2
               publish 123
               = stopping on request, at step 123
@@ -590,7 +592,9 @@ fn a_stop_while_nothing_trains_saves_what_is_held() {
 
 #[test]
 fn a_stop_at_once_while_nothing_trains_ends_at_once() {
-    two("ended w1 peerlost w2 at 123; exit w2 killed by signal 9; stop now", expect![[r#"
+    two(
+        "ended w1 peerlost w2 at 123; exit w2 killed by signal 9; stop now",
+        expect![[r#"
         > submit
           persist run g0
           says: waiting for 2 of 2 workers, 0 s
@@ -619,7 +623,8 @@ fn a_stop_at_once_while_nothing_trains_ends_at_once() {
           tell ended Stopped
           remove staging
           release w1:1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -746,9 +751,9 @@ fn peers_that_cannot_reach_a_member_that_lives_go_on_without_it() {
               expel w3:1: its peers cannot reach it
               = recovering: worker `w3:1` is out of its peers' reach at step 121: `w3:1`; seating 3 workers, 0 s
             > lose w3 its peers cannot reach it
-              tell lost w3:1 of g2 at 121: its peers cannot reach it
               says: recovering: worker `w3:1` left at step 121: its peers cannot reach it; waiting for 1 of 3 workers, 0 s
             > join w4
+              tell lost w3:1 of g2 at 121: its peers cannot reach it
               persist run g3
               tell seated g3
               says: training: epoch 3 of 20, step 121
@@ -759,7 +764,9 @@ fn peers_that_cannot_reach_a_member_that_lives_go_on_without_it() {
 
 #[test]
 fn a_rank_that_is_lost_after_rank_0_has_saved_all_changes_nothing() {
-    two("stage 123 0.4; ended w1 finished; exit w2 killed by signal 9; published 123", expect![[r#"
+    two(
+        "stage 123 0.4; ended w1 finished; exit w2 killed by signal 9; published 123",
+        expect![[r#"
         > submit
           persist run g0
           says: waiting for 2 of 2 workers, 0 s
@@ -795,7 +802,8 @@ fn a_rank_that_is_lost_after_rank_0_has_saved_all_changes_nothing() {
           remove staging
           release w1:1
           release w2:1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -855,7 +863,9 @@ fn a_rank_0_that_is_lost_in_its_last_checkpoint_is_replaced_by_one_that_holds_th
 
 #[test]
 fn fewer_than_were_wanted_begin_when_they_have_waited_long_enough() {
-    check("submit 1 2 3; prepare; join w1; wait 59s; wait 1s; join w2 w3; ended w1 yielded at 5", expect![[r#"
+    check(
+        "submit 1 2 3; prepare; join w1; wait 59s; wait 1s; join w2 w3; ended w1 yielded at 5",
+        expect![[r#"
         > submit
           persist run g0
           says: waiting for 2 of 2 workers, 0 s
@@ -880,5 +890,6 @@ fn fewer_than_were_wanted_begin_when_they_have_waited_long_enough() {
           tell seated g2
           says: training: 3 workers seated, no step reported yet, 0 s
           seat g2: w1:1 w2:1 w3:1 from memory of rank 0, [1, 2] lack it at 5, reported 0
-    "#]]);
+    "#]],
+    );
 }
