@@ -21,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 pub async fn serve(args: CoordinatorArgs) -> Result<ExitCode, Fault> {
     if let Some(store) = args.store {
-        return stand_by(args.listen, store, args.advertise).await;
+        return Box::pin(stand_by(args.listen, store, args.advertise)).await;
     }
     let state = absolute_path(&args.state)?;
     let mut interrupts = Interrupts::listen()?;
