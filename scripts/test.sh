@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that must hold: formatting, clippy without a warning, all tests. Brings what they need.
-# Tests against PyTorch, a broker, S3, Spark, Label Studio, MLflow, obp or the tools of evaluation are skipped, loudly, where these cannot be brought; on CI
+# Tests against PyTorch, a broker, S3, etcd, Spark, Label Studio, MLflow, obp or the tools of evaluation are skipped, loudly, where these cannot be brought; on CI
 # (CI=true) that is a failure.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
@@ -18,6 +18,17 @@ if python="$(scripts/peers.sh)"; then
 else
     [ "${CI:-}" != true ] || fail "the peers' Python could not be made" "see the message above"
     say "*** SKIPPED: tests against PyTorch, for want of its packages (see above)"
+fi
+
+if ! command -v etcd >/dev/null && [ "${CI:-}" = true ] && [ "$(id -u)" = 0 ]; then
+    say "etcd: installing etcd-server for the tests against it"
+    apt-get install --yes --quiet --no-install-recommends etcd-server >&2 || { apt-get update --quiet >&2 && apt-get install --yes --quiet --no-install-recommends etcd-server >&2; }
+fi
+if etcd="$(command -v etcd)"; then
+    export LOCKSTEP_ETCD="$etcd"
+else
+    [ "${CI:-}" != true ] || fail "no etcd for the tests" "install etcd-server, or put \`etcd\` on the PATH"
+    say "*** SKIPPED: tests against etcd, for want of it (install etcd-server)"
 fi
 
 java_is_new_enough() { [ "$(java -version 2>&1 | sed -n '1s/.*version "\([0-9]*\).*/\1/p')" -ge 17 ] 2>/dev/null; }

@@ -18,6 +18,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use chrono::NaiveDate;
 use clap::{Parser, Subcommand, ValueEnum};
+use coordinator::EtcdStore;
 
 pub use audit::AuditArgs;
 pub use chaos::ChaosArgs;
@@ -196,6 +197,13 @@ pub struct CoordinatorArgs {
     /// Where it keeps its journal, and finds it again after a restart.
     #[arg(long, env = "LOCKSTEP_STATE", value_name = "DIR", default_value = ".lockstep")]
     pub state: PathBuf,
+    /// Keep the journal in etcd instead, where other coordinators with the same store stand by to take over:
+    /// `etcd://HOST:2379/NAME`, or `etcd://A:2379,B:2379,C:2379/NAME`.
+    #[arg(long, env = "LOCKSTEP_STORE", value_name = "STORE", conflicts_with = "state")]
+    pub store: Option<EtcdStore>,
+    /// How workers and clients reach this coordinator when it leads, with `--store` [default: where it listens].
+    #[arg(long, env = "LOCKSTEP_ADVERTISE", value_name = "URL", requires = "store", value_parser = address)]
+    pub advertise: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -226,6 +234,7 @@ pub struct LakeArgs {
 /// Which coordinator.
 #[derive(Clone, Debug, clap::Args)]
 pub struct At {
+    /// Several, separated by commas: the one that leads.
     #[arg(long, env = "LOCKSTEP_COORDINATOR", value_name = "URL", default_value = "http://127.0.0.1:7070")]
     pub coordinator: String,
 }
@@ -290,6 +299,14 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// One, not a list.
+fn address(text: &str) -> Result<String, String> {
+    match &*proto::addresses::coordinators(text).map_err(|error| error.to_string())? {
+        [one] => Ok(one.clone()),
+        _ => Err("it is one address, `http://host:7070`".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -316,6 +333,19 @@ mod tests {
         assert!(Args::try_parse_from(["lockstep", "train", "run.toml", "--resume", "best"]).is_err());
         let Verb::Train(args) = parse("lockstep train run.toml") else { panic!("not train") };
         assert_eq!(args.resume, None);
+    }
+
+    #[test]
+    fn a_journal_is_in_a_folder_or_in_etcd() {
+        let Verb::Coordinator(args) = parse("lockstep coordinator --store etcd://a:2379/x --advertise b:7070") else {
+            panic!("not coordinator")
+        };
+        assert_eq!(args.store.unwrap().to_string(), "etcd://a:2379/x");
+        assert_eq!(args.advertise.as_deref(), Some("http://b:7070"));
+        for wrong in ["--store etcd://a:2379/x --state s", "--advertise b:7070", "--store a:2379"] {
+            let words = format!("lockstep coordinator {wrong}");
+            assert!(Args::try_parse_from(words.split(' ')).is_err(), "{wrong}");
+        }
     }
 
     #[test]

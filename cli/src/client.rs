@@ -1,13 +1,17 @@
-//! Talking to a coordinator: connecting, asking, and turning what it refuses into a [`Fault`].
+//! Talking to a coordinator: finding the one that leads, asking it, and turning what it refuses into a [`Fault`].
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
-use proto::v1::{RunEvent, WatchRequest, runs_client::RunsClient, workers_client::WorkersClient};
-use tokio::time::{Instant, sleep_until};
+use proto::{
+    addresses::{coordinators, leader_of},
+    v1::{ListWorkersRequest, RunEvent, WatchRequest, runs_client::RunsClient, workers_client::WorkersClient},
+};
+use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{
     Code, Status, Streaming,
     transport::{Channel, Endpoint},
 };
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use crate::{errors::Fault, print};
 
@@ -21,43 +25,85 @@ const TRY_EVERY: Duration = Duration::from_millis(500);
 /// Clients of one coordinator; clones share the connection.
 #[derive(Clone)]
 pub struct Client {
+    /// Where else one may lead, should this one not be there any more.
+    addresses: Vec<String>,
     url: String,
+    health: HealthClient<Channel>,
     pub runs: RunsClient<Channel>,
     pub workers: WorkersClient<Channel>,
 }
 
 impl Client {
-    pub async fn connect(url: &str) -> Result<Self, Fault> {
-        let url = with_scheme(url);
-        let wrong = || {
-            Fault::words(format!("`{url}` is not the address of a coordinator"))
-                .hint("write `--coordinator http://127.0.0.1:7070`, or set LOCKSTEP_COORDINATOR")
-        };
-        let endpoint = Endpoint::from_shared(url.clone()).map_err(|error| wrong().because(&error))?;
-        if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().host().is_none() {
-            return Err(wrong());
+    /// To the one that leads of the coordinators at these addresses, separated by commas.
+    pub async fn connect(addresses: &str) -> Result<Self, Fault> {
+        Self::find(&coordinators(addresses).map_err(|error| {
+            Fault::words(error.to_string())
+                .hint("write `--coordinator http://127.0.0.1:7070` (several: separated by commas), or set LOCKSTEP_COORDINATOR")
+        })?)
+        .await
+    }
+
+    /// Asks each in turn; one that stands by knows who leads.
+    async fn find(addresses: &[String]) -> Result<Self, Fault> {
+        let mut left: VecDeque<String> = addresses.iter().cloned().collect();
+        let mut asked: Vec<String> = Vec::new();
+        let (mut standby, mut absent) = (None, None);
+        while let Some(url) = left.pop_front() {
+            if asked.contains(&url) {
+                continue;
+            }
+            asked.push(url.clone());
+            match Self::at(&url, addresses).await {
+                Err(fault) => drop(absent.get_or_insert(fault)),
+                Ok(mut client) => match client.refused_as_standby().await {
+                    None => return Ok(client),
+                    Some(status) => {
+                        if let Some(leader) = leader_of(&status) {
+                            left.push_front(leader);
+                        }
+                        standby = Some(client.fault(&status));
+                    }
+                },
+            }
         }
+        Err(standby.or(absent).unwrap_or_else(|| Fault::words("no address of a coordinator is given")))
+    }
+
+    async fn at(url: &str, addresses: &[String]) -> Result<Self, Fault> {
+        let url = url.to_owned();
+        let nobody = || {
+            Fault::run(format!("no coordinator answers at {url}"))
+                .hint("start one with `lockstep coordinator`, or name another with `--coordinator URL` (LOCKSTEP_COORDINATOR)")
+        };
+        let endpoint = Endpoint::from_shared(url.clone()).map_err(|error| nobody().because(&error))?;
         let endpoint = endpoint
             .connect_timeout(CONNECT_WITHIN)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(10));
-        let connecting = tokio::time::timeout(CONNECT_WITHIN, endpoint.connect());
-        let nobody = || {
-            Fault::run(format!("no coordinator answers at {url}"))
-                .hint("start one with `lockstep coordinator`, or name another with `--coordinator URL` (LOCKSTEP_COORDINATOR)")
-        };
-        let channel = match connecting.await {
+        let channel = match timeout(CONNECT_WITHIN, endpoint.connect()).await {
             Ok(connected) => connected.map_err(|error| nobody().because(&error))?,
             Err(_) => return Err(nobody().caused_by(format!("nothing within {} s", CONNECT_WITHIN.as_secs()))),
         };
         // A run's document and its curves may be long.
         let room = 256 << 20;
         Ok(Self {
+            addresses: addresses.to_vec(),
             url,
+            health: HealthClient::new(channel.clone()),
             runs: RunsClient::new(channel.clone()).max_decoding_message_size(room),
             workers: WorkersClient::new(channel).max_decoding_message_size(room),
         })
+    }
+
+    /// Its words, if this one does not lead. Whoever does not say is asked what is to be asked.
+    async fn refused_as_standby(&mut self) -> Option<Status> {
+        let request = HealthCheckRequest { service: "lockstep.v1.Runs".into() };
+        let health = timeout(CONNECT_WITHIN, self.health.check(request)).await.ok()?.ok()?;
+        if health.into_inner().status() != ServingStatus::NotServing {
+            return None;
+        }
+        timeout(CONNECT_WITHIN, self.workers.list(ListWorkersRequest {})).await.ok()?.err()
     }
 
     /// What a status says, as the coordinator meant it.
@@ -83,11 +129,6 @@ impl Client {
         events.stream = Some(events.open().await.map_err(|status| self.fault(&status))?);
         Ok(events)
     }
-}
-
-/// `host:port` means `http://host:port`.
-pub fn with_scheme(url: &str) -> String {
-    if url.contains("://") { url.to_owned() } else { format!("http://{url}") }
 }
 
 /// The coordinator is not there, rather than unwilling.
@@ -148,7 +189,13 @@ impl Events {
             }
             match self.open().await {
                 Ok(stream) => self.stream = Some(stream),
-                Err(status) => self.weigh(status)?,
+                Err(status) => {
+                    self.weigh(status)?;
+                    // Another may lead by now.
+                    if let Ok(found) = Client::find(&self.client.addresses).await {
+                        self.client = found;
+                    }
+                }
             }
         }
     }
@@ -184,12 +231,6 @@ mod tests {
         let fault = Client::connect(&format!("127.0.0.1:{port}")).await.map(drop).unwrap_err().render();
         assert!(fault.starts_with(&format!("error: no coordinator answers at http://127.0.0.1:{port}\n")), "{fault}");
         assert!(fault.contains("Connection refused") && fault.contains("hint: start one"), "{fault}");
-    }
-
-    #[test]
-    fn an_address_without_a_scheme_is_one() {
-        assert_eq!(with_scheme("box:7070"), "http://box:7070");
-        assert_eq!(with_scheme("http://box:7070"), "http://box:7070");
     }
 
     #[tokio::test]

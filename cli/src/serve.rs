@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use coordinator::{Config, Coordinator, JournalError, StartError};
+use coordinator::{Config, Coordinator, EtcdStore, JournalError, Standby, StartError};
 use tokio::time::{sleep, timeout};
 
 use crate::{
@@ -20,6 +20,9 @@ const SAVE_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 pub async fn serve(args: CoordinatorArgs) -> Result<ExitCode, Fault> {
+    if let Some(store) = args.store {
+        return Box::pin(stand_by(args.listen, store, args.advertise)).await;
+    }
     let state = absolute_path(&args.state)?;
     let mut interrupts = Interrupts::listen()?;
     let tracking = tracking::settings();
@@ -55,6 +58,44 @@ pub async fn serve(args: CoordinatorArgs) -> Result<ExitCode, Fault> {
     tokio::select! {
         () = coordinator.shutdown() => outcome,
         () = interrupts.next() => Err(Fault::run("shut down at once, while records or checkpoints were being written")),
+    }
+}
+
+/// A coordinator that others stand in for: stands by, leads, and stands by again when it is deposed.
+async fn stand_by(listen: SocketAddr, store: EtcdStore, advertise: Option<String>) -> Result<ExitCode, Fault> {
+    enum End {
+        Told,
+        Broken,
+    }
+    let mut interrupts = Interrupts::listen()?;
+    let config = Config { listen, tracking: tracking::settings(), ..Config::default() };
+    let mut standby = Standby::start(config, store.clone(), advertise).await?;
+    print::note(format_args!("coordinator listens on http://{}, its journal is in {store}", standby.address()));
+    loop {
+        let mut coordinator = tokio::select! {
+            leads = standby.lead() => leads?,
+            () = interrupts.next() => return Ok(ExitCode::SUCCESS),
+        };
+        print::note(format_args!("coordinator leads, on http://{}", coordinator.address()));
+        let end = tokio::select! {
+            () = interrupts.next() => End::Told,
+            () = coordinator.broken() => End::Broken,
+        };
+        match (end, coordinator.deposed().map(str::to_owned)) {
+            (End::Told, _) => {
+                print::note("handing over: what trains goes on, whoever leads next takes it up (again: at once)");
+                return tokio::select! {
+                    () = coordinator.hand_over() => Ok(ExitCode::SUCCESS),
+                    () = interrupts.next() => Err(Fault::run("ended at once, while records or checkpoints were being written")),
+                };
+            }
+            (End::Broken, Some(why)) => {
+                print::note(format_args!("deposed: {why}; standing by"));
+                let fault = broken(&coordinator);
+                standby = coordinator.stand_by().ok_or(fault)?;
+            }
+            (End::Broken, None) => return Err(broken(&coordinator)),
+        }
     }
 }
 
@@ -114,7 +155,9 @@ pub async fn for_one_run(listen: Option<SocketAddr>, state: &Path) -> Result<Coo
 impl From<StartError> for Fault {
     fn from(error: StartError) -> Self {
         let fault = match &error {
-            StartError::InUse { .. } | StartError::Listen { .. } => Self::words(error.to_string()),
+            StartError::InUse { .. } | StartError::Listen { .. } | StartError::Unreachable(_) => {
+                Self::words(error.to_string())
+            }
             _ => Self::run(error.to_string()),
         };
         let fault = match std::error::Error::source(&error) {

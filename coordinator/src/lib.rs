@@ -1,13 +1,15 @@
 //! The control plane: takes runs, seats workers, keeps what they report and what they leave behind.
 //!
 //! [`run`] decides, and is pure. `driver` owns it and does what it says, one inbox in front. `sessions` and `service` turn the wire
-//! into calls and back, `journal` and [`checkpoints`] are the disk. Workers never choose ranks, RPC handlers decide nothing, and the
-//! coordinator is on no step's path.
+//! into calls and back, `journal` and [`checkpoints`] are the disk, or `etcd`, where coordinators stand in for one another: [`standby`].
+//! Workers never choose ranks, RPC handlers decide nothing, and the coordinator is on no step's path.
 
 mod archive;
+mod bystander;
 pub mod checkpoints;
 mod clock;
 mod driver;
+mod etcd;
 mod figures;
 mod history;
 mod inbox;
@@ -20,6 +22,7 @@ pub mod refusal;
 pub mod run;
 mod service;
 mod sessions;
+pub mod standby;
 mod state_folder;
 mod submission;
 pub mod tracking;
@@ -47,9 +50,11 @@ use tonic::transport::{Server, server::TcpIncoming};
 
 pub use checkpoints::{CheckpointError, VerifiedCheckpoint, resolve_resume, resolve_start};
 pub use clock::Timestamp;
+pub use etcd::{EtcdError, EtcdStore};
 pub use journal::JournalError;
 pub use preparation::BuildManifest;
 pub use refusal::failure_of;
+pub use standby::Standby;
 pub use state_folder::StateFolder;
 
 use archive::Archive;
@@ -60,8 +65,10 @@ use inbox::{Call, Inbox};
 use journal::Journal;
 use nursery::Nursery;
 use pool::Pool;
+use run::Restored;
 use service::{Front, Limits, MESSAGE_AT_MOST};
 use sessions::Rhythm;
+use standby::Lead;
 use tracking::Tracker;
 pub use tracking::{Leftover, Settled};
 
@@ -79,7 +86,7 @@ const FAREWELL: Duration = Duration::from_secs(10);
 pub struct Config {
     /// Port 0: one that is free.
     pub listen: SocketAddr,
-    /// Holds the journal. Absent: a folder of its own, gone when the coordinator is.
+    /// Holds the journal, unless that is in etcd. Absent: a folder of its own, gone when the coordinator is.
     pub state_dir: Option<PathBuf>,
     /// How often workers show that they live, and all that follows from it.
     pub deadlines: Deadlines,
@@ -121,6 +128,9 @@ pub enum StartError {
     StateFolder(#[source] io::Error),
     #[error(transparent)]
     Deadlines(#[from] proto::deadlines::Contradiction),
+    /// Nobody has said how others reach it.
+    #[error("a coordinator that listens on {0} does not know how others reach it")]
+    Unreachable(SocketAddr),
     #[error("services cannot be described")]
     Reflection(#[source] tonic_reflection::server::Error),
 }
@@ -134,6 +144,7 @@ impl StartError {
             }
             Self::Listen { .. } => "give an address of this machine, as `host:port`",
             Self::Journal(error) => error.hint(),
+            Self::Unreachable(_) => "say so: `--advertise http://HOST:PORT`",
             Self::StateFolder(_) => "set a state folder, or make room where temporary files go",
             Self::Reflection(_) => "this is a fault of the build: install lockstep anew",
         }
@@ -152,7 +163,9 @@ pub struct Coordinator {
     tracker: Tracker,
     _tasks: JoinSet<()>,
     close: oneshot::Sender<()>,
-    _journal: CloseOnDrop,
+    journal: CloseOnDrop,
+    /// Of one that others stand by for.
+    lead: Option<Lead>,
     /// Removed last.
     _private_state: Option<tempfile::TempDir>,
 }
@@ -193,23 +206,31 @@ impl Coordinator {
             None => Some(tempfile::tempdir().map_err(StartError::StateFolder)?),
         };
         let folder = private.as_ref().map(|private| private.path().to_owned()).or(config.state_dir).unwrap_or_default();
-        let clock = Clock::start();
         let opening = tokio::task::spawn_blocking(move || {
-            let journal = Journal::open(&folder)?;
             // Workers that this process starts end with it: nobody is left to go on.
-            let (history, restored) = History::load(&journal, clock.now(), !config.own_workers)?;
-            Ok::<_, JournalError>((journal, history, restored))
+            Opened::new(Journal::open(&folder)?, !config.own_workers)
         });
-        let opened = opening.await.map_err(|error| StartError::StateFolder(io::Error::other(error)))?;
-        let (journal, history, restored) = opened?;
+        let opened = opening.await.map_err(|error| StartError::StateFolder(io::Error::other(error)))??;
+        let config = Config { state_dir: None, ..config };
+        Self::serve(config, listener, address, opened, private, None).await
+    }
 
+    async fn serve(
+        config: Config,
+        listener: TcpListener,
+        address: SocketAddr,
+        opened: Opened,
+        private: Option<tempfile::TempDir>,
+        lead: Option<Lead>,
+    ) -> Result<Self, StartError> {
+        let Opened { journal, clock, history, restored, tracked } = opened;
         let mut tasks = JoinSet::new();
         let mut archive = JoinSet::new();
         let mut core = JoinSet::new();
         let (inbox, calls) = Inbox::new();
         let (events, _) = broadcast::channel(EVENTS);
         let nursery = Nursery::start(&mut tasks);
-        let tracker = Tracker::start(&mut tasks, inbox.clone(), journal.clone(), config.tracking);
+        let tracker = Tracker::start(&mut tasks, inbox.clone(), journal.clone(), tracked, config.tracking);
         let driver = Driver {
             clock,
             inbox: inbox.clone(),
@@ -249,7 +270,8 @@ impl Coordinator {
             tracker,
             _tasks: tasks,
             close,
-            _journal: close_on_drop,
+            journal: close_on_drop,
+            lead,
             _private_state: private,
         })
     }
@@ -268,11 +290,30 @@ impl Coordinator {
         self.handle.worker_exited(slot, life, cause, successor).await;
     }
 
-    /// Returns only if the coordinator broke: it does not end by itself.
+    /// Returns only if the coordinator broke, or leads no more: it does not end by itself.
     pub async fn broken(&mut self) {
-        if let Some(Ok(fault)) = self.core.join_next().await {
-            self.fault = self.fault.take().or(fault);
-        }
+        let deposed = async {
+            match &mut self.lead {
+                Some(lead) => lead.lost().await,
+                None => std::future::pending().await,
+            }
+        };
+        let fault = tokio::select! {
+            ended = self.core.join_next() => ended.and_then(Result::ok).flatten(),
+            () = deposed => None,
+        };
+        let deposed = self.deposed().map(|why| self.journal.0.failure(&JournalError::Deposed(why.to_owned())));
+        self.fault = self.fault.take().or(deposed).or(fault);
+    }
+
+    /// Why another may lead by now, if that is how it broke.
+    pub fn deposed(&self) -> Option<&str> {
+        self.journal.0.deposed()
+    }
+
+    /// Ends as if the process had died, and stands by; `None` of one that has its journal for itself.
+    pub fn stand_by(self) -> Option<Standby> {
+        self.lead.map(Lead::stand_by)
     }
 
     /// Why it broke, once [`Coordinator::broken`] has returned; absent: a fault of the program.
@@ -291,8 +332,8 @@ impl Coordinator {
         self.end(false).await;
     }
 
-    /// Ends once records and checkpoints are on disk, and leaves the runs to their workers, who train on: a coordinator that is started
-    /// on this state folder takes them up.
+    /// Ends once records and checkpoints are on disk, and leaves the runs to their workers, who train on: whoever leads next takes them
+    /// up, or a coordinator that is started on this state folder.
     pub async fn hand_over(self) {
         self.end(true).await;
     }
@@ -310,7 +351,29 @@ impl Coordinator {
         if timeout(FAREWELL, async { while self.archive.join_next().await.is_some() {} }).await.is_err() {
             tracing::warn!("a checkpoint is still being published, leaving it");
         }
+        if let Some(lead) = self.lead {
+            lead.resign().await;
+        }
         tracing::info!("coordinator ended");
+    }
+}
+
+/// A journal, and what it tells of earlier lives.
+struct Opened {
+    journal: Journal,
+    clock: Clock,
+    history: History,
+    restored: Vec<Restored>,
+    tracked: Vec<(String, v1::Tracking)>,
+}
+
+impl Opened {
+    /// Blocking.
+    fn new(journal: Journal, go_on: bool) -> Result<Self, JournalError> {
+        let clock = Clock::start();
+        let (history, restored) = History::load(&journal, clock.now(), go_on)?;
+        let tracked = journal.tracked()?;
+        Ok(Self { journal, clock, history, restored, tracked })
     }
 }
 
@@ -365,7 +428,7 @@ mod tests {
         let listen = (Ipv4Addr::LOCALHOST, 0).into();
         let mut coordinator =
             Coordinator::start(Config { listen, own_workers: true, ..Config::default() }).await.unwrap();
-        coordinator._journal.0.close();
+        coordinator.journal.0.close();
         let dir = tempfile::tempdir().unwrap();
         let spec = format!(
             "name = \"baseline\"\n[data]\ntrain = \"/data\"\n[model]\nkind = \"linear\"\n[checkpoint]\ndir = \"{}\"\n",

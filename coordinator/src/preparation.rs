@@ -29,7 +29,7 @@ pub struct Preparation {
     pub claim: Arc<Claim>,
 }
 
-/// `again`: the run has begun, and its coordinator was away.
+/// `again`: the run has begun, and its coordinator was away. `from_another`: that was not this one.
 pub fn prepare(
     run: &RunId,
     spec: &RunSpec,
@@ -37,6 +37,7 @@ pub fn prepare(
     best_by: Option<&str>,
     build: &BuildManifest,
     again: bool,
+    from_another: bool,
 ) -> Result<Preparation, v1::Failure> {
     let Manifests { train, validation, judgments } = manifests(spec, build)?;
     // What a resumed run began with is in its checkpoint; the one it came from may be gone by now.
@@ -51,7 +52,7 @@ pub fn prepare(
         what if again => resolve_resume(spec, what, Some(&train)).ok(),
         what => Some(resolve_resume(spec, what, Some(&train)).map_err(refused)?),
     };
-    let claim = Arc::new(Claim::take(RunFolder::of(spec), run).map_err(refused)?);
+    let claim = Arc::new(Claim::take(RunFolder::of(spec), run, from_another).map_err(refused)?);
     if resume.is_none() && !again {
         // Looked at before it was taken, at the submission; now for good.
         claim.folder.refuse_if_taken(&spec.name).map_err(|error| {

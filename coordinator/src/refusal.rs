@@ -48,6 +48,20 @@ impl Refusal {
         Self::new(RefusalKind::Unavailable, "the coordinator is shutting down", "start it again, then ask again")
     }
 
+    /// It stands by, and `leader` is who leads, where that is known.
+    pub(crate) fn standby(leader: Option<&str>) -> Self {
+        let (message, hint) = match leader {
+            Some(leader) => (
+                format!("standby: the leader is {leader}"),
+                "name all coordinators, separated by commas, and the one that leads is found (`--coordinator`, LOCKSTEP_COORDINATOR)",
+            ),
+            None => {
+                ("standby: no coordinator leads".to_owned(), "one will within seconds, once etcd answers: ask again")
+            }
+        };
+        Self::new(RefusalKind::Unavailable, message, hint)
+    }
+
     pub(crate) fn no_such_run(id: &str) -> Self {
         let message = match id {
             "" => "there is no run yet".to_owned(),

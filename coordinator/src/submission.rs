@@ -10,6 +10,9 @@ use crate::{
     run::Plan,
 };
 
+/// Each record of a run holds it, and etcd takes records of 1.5 MiB.
+const SPEC_AT_MOST: usize = 512 << 10;
+
 /// A spec that can be queued.
 #[derive(Clone, Debug)]
 pub struct Submission {
@@ -21,6 +24,11 @@ pub struct Submission {
 
 impl Submission {
     pub fn check(spec_toml: String, resume_from: String) -> Result<Self, Refusal> {
+        if spec_toml.len() > SPEC_AT_MOST {
+            let message = format!("the run spec is of {} bytes, {SPEC_AT_MOST} are the most", spec_toml.len());
+            let hint = "shorten it: comments and long lists take the most";
+            return Err(Refusal::new(RefusalKind::Invalid, message, hint));
+        }
         let spec = proto::spec::parse(&spec_toml, &[]).map_err(|problems| {
             let count = problems.0.len();
             let message = format!("the run spec has {count} problem{}", if count == 1 { "" } else { "s" });

@@ -496,6 +496,8 @@ async fn requests_that_make_no_sense_are_refused() {
     let wrong = cluster.submit("name = 3".into(), "").await.unwrap_err();
     assert_eq!(wrong.code(), tonic::Code::InvalidArgument);
     assert!(!failure_of(&wrong).causes.is_empty());
+    let long = cluster.submit(format!("{}# {}\n", cluster.spec(1), "x".repeat(600_000)), "").await.unwrap_err();
+    assert!(long.message().ends_with("524288 are the most"), "{}", long.message());
     cluster.submit(cluster.spec(1), "").await.unwrap();
     let twice = cluster.submit(cluster.spec(1), "").await.unwrap_err();
     assert!(twice.message().ends_with("named `baseline` too, has not ended"), "{}", twice.message());

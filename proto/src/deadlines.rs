@@ -72,6 +72,11 @@ impl Deadlines {
         self.heartbeat
     }
 
+    /// How long a coordinator that leads others may be out of touch with etcd before it leads no more. etcd knows no lease of less than 2 s.
+    pub fn out_of_touch(&self) -> Duration {
+        self.lost().max(Duration::from_secs(2))
+    }
+
     /// How often the coordinator looks at its clock.
     pub fn tick(&self) -> Duration {
         (self.heartbeat / 4).clamp(Duration::from_millis(10), Duration::from_millis(250))

@@ -2,6 +2,7 @@
 //!
 //! No IO lives here, and no decisions: parsing, checking and naming only.
 
+pub mod addresses;
 pub mod checkpoint;
 pub mod deadlines;
 pub mod ids;

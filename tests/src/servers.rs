@@ -1,4 +1,5 @@
-//! Real servers for tests: a broker that speaks Kafka's protocol (tansu) and S3 over a folder (s3s-fs), each on a free port, gone with its fixture.
+//! Real servers for tests: a broker that speaks Kafka's protocol (tansu), S3 over a folder (s3s-fs) and etcd, each on a free port, gone with its
+//! fixture.
 //! scripts/test.sh says where they are.
 
 #![expect(clippy::expect_used, reason = "a test without its server cannot go on")]
@@ -181,10 +182,72 @@ impl S3 {
     }
 }
 
+/// A store of one member.
+pub struct Etcd {
+    program: PathBuf,
+    data: PathBuf,
+    log: PathBuf,
+    peers: String,
+    /// None: it is down.
+    server: Option<Server>,
+    /// `127.0.0.1:port`, over all its lives.
+    pub address: String,
+}
+
+impl Etcd {
+    /// None, said loudly, where there is no etcd.
+    pub fn start(sandbox: &Sandbox) -> Option<Self> {
+        let program = program("LOCKSTEP_ETCD")?;
+        let (address, peers) = (sandbox.free_address(), sandbox.free_address());
+        let data = sandbox.path(format!("etcd-{}", port(&address)));
+        let log = sandbox.path(format!("etcd-{}.log", port(&address)));
+        let mut etcd = Self { program, data, log, peers: format!("http://{peers}"), server: None, address };
+        etcd.revive();
+        Some(etcd)
+    }
+
+    /// By SIGKILL.
+    pub fn kill(&mut self) {
+        self.server = None;
+    }
+
+    /// With what it had; returns when it answers.
+    #[track_caller]
+    pub fn revive(&mut self) {
+        let url = format!("http://{}", self.address);
+        let mut command = Command::new(&self.program);
+        command.arg("--data-dir").arg(&self.data).args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
+        command.args(["--listen-peer-urls", &self.peers, "--initial-advertise-peer-urls", &self.peers]);
+        command.args(["--initial-cluster", &format!("default={}", self.peers)]);
+        let mut server = Server::start(&mut command, self.log.clone());
+        server.until(|| is_healthy(&self.address));
+        self.server = Some(server);
+    }
+}
+
+/// It listens before it has a leader of its own, without which it answers nobody.
+fn is_healthy(address: &str) -> bool {
+    use std::io::{Read as _, Write as _};
+    let ask = || {
+        let mut stream = std::net::TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_millis(500)))?;
+        stream.write_all(format!("GET /health HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        std::io::Result::Ok(answer)
+    };
+    let healthy = ask().is_ok_and(|answer| answer.contains("\"health\":\"true\""));
+    if !healthy {
+        // One that refuses does so at once.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    healthy
+}
+
 fn program(variable: &str) -> Option<PathBuf> {
     let program = std::env::var_os(variable).map(PathBuf::from);
     if program.is_none() {
-        crate::skip(&format!("{variable} is not set: scripts/test.sh sets it to what scripts/servers.sh brings"));
+        crate::skip(&format!("{variable} is not set: scripts/test.sh brings the server and sets it"));
     }
     program
 }

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{process::Command, time::timeout};
 
-use crate::{args::WorkerArgs, client::with_scheme, errors::Fault};
+use crate::{args::WorkerArgs, errors::Fault};
 pub use crew::{Commander, Crew, Exit, FIRST_LIFE, Post};
 use process::cause;
 pub use process::last_lines;
@@ -79,8 +79,12 @@ pub fn become_worker(args: &WorkerArgs) -> Fault {
         Ok(binary) => binary,
         Err(fault) => return fault,
     };
+    let addresses = match proto::addresses::coordinators(&args.at.coordinator) {
+        Ok(addresses) => addresses.join(","),
+        Err(error) => return Fault::words(error.to_string()).hint("write `--coordinator http://HOST:7070`"),
+    };
     let mut command = std::process::Command::new(&binary);
-    command.arg("--coordinator").arg(with_scheme(&args.at.coordinator));
+    command.arg("--coordinator").arg(addresses);
     if let Some(slot) = args.slot {
         command.arg("--slot").arg(slot.to_string());
     }

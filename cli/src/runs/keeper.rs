@@ -12,13 +12,7 @@ use coordinator::{
 };
 use proto::v1::{self, CheckpointsRequest, ListRunsRequest, MetricsRequest, RunStatus, run_event};
 
-use crate::{
-    args::RunsKeeper,
-    client::{Client, with_scheme},
-    document::absolute_path,
-    errors::Fault,
-    print,
-};
+use crate::{args::RunsKeeper, client::Client, document::absolute_path, errors::Fault, print};
 
 /// A person who named no place does not wait for one.
 const LOOK_WITHIN: Duration = Duration::from_millis(500);
@@ -75,7 +69,7 @@ pub struct Whole {
 impl Keeper {
     pub async fn find(args: &RunsKeeper) -> Result<Self, Fault> {
         if let Some(url) = &args.mlflow {
-            let mlflow = Mlflow::new(&with_scheme(url), Credentials::from_environment());
+            let mlflow = Mlflow::new(&proto::addresses::with_scheme(url), Credentials::from_environment());
             let mlflow = mlflow
                 .map_err(|trouble| Fault::words(trouble.to_string()).hint("write `--mlflow http://127.0.0.1:5000`"))?;
             return Ok(Self::Mlflow(mlflow, args.experiment.clone().unwrap_or_else(|| "lockstep".into())));

@@ -121,8 +121,9 @@ pub struct Claim {
 
 impl Claim {
     /// Makes the folder, takes it, removes what crashed runs left half-written, and makes room for staging. What the run itself has
-    /// staged stays: its workers may have gone on while its coordinator was away.
-    pub fn take(folder: RunFolder, run: &RunId) -> Result<Self, CheckpointError> {
+    /// staged stays: its workers may have gone on while its coordinator was away. `from_another`: whoever holds it may be a coordinator that
+    /// leads no more, and may never learn of it; it is waited for, and then passed over.
+    pub fn take(folder: RunFolder, run: &RunId, from_another: bool) -> Result<Self, CheckpointError> {
         let unwritable = |error: io::Error| {
             CheckpointError::new(
                 format!("checkpoints cannot be written to `{}`: {error}", folder.0.display()),
@@ -135,6 +136,10 @@ impl Claim {
                 break lock;
             }
             if started.elapsed() > LOCK_WITHIN {
+                if from_another {
+                    tracing::warn!(folder = %folder.0.display(), "a coordinator that led before still holds the run's folder, going on without it");
+                    break File::open(&folder.0).map_err(unwritable)?;
+                }
                 return Err(CheckpointError::new(
                     format!("another run writes its checkpoints to `{}`", folder.0.display()),
                     "wait for it to end, stop it, or choose another `name`",

@@ -112,7 +112,10 @@ impl Driver {
                 None => self.settle(),
             }
             if let Err(failure) = self.carry_out(farewell.is_none()).await {
-                self.see_everyone_off();
+                // The workers of one that is deposed are its successor's.
+                if self.journal.deposed().is_none() {
+                    self.see_everyone_off();
+                }
                 return Some(failure);
             }
             if let Some((runs_go_on, reply)) = farewell {

@@ -1,6 +1,6 @@
 //! Carrying out what the core decided. Everything that was decided together is recorded in one commit first; only then does any of it
-//! leave. While the disk refuses, nothing leaves: workers train on, calls wait. A coordinator of its own workers, whom nobody else can
-//! reach, does not wait for ever.
+//! leave. While the disk refuses, or etcd is away, nothing leaves: workers train on, calls wait. A coordinator of its own workers, whom
+//! nobody else can reach, does not wait for ever, and one that leads no more not at all.
 
 use std::{sync::Arc, time::Duration, time::Instant};
 
@@ -115,6 +115,7 @@ impl Driver {
             let committed = tokio::task::spawn_blocking(move || journal.commit(&written, durable)).await;
             match committed {
                 Ok(Ok(())) => break,
+                Ok(Err(error @ JournalError::Deposed(_))) => return Err(self.journal.failure(&error)),
                 Ok(Err(error)) => {
                     complain(&error);
                     if self.own_workers && began.elapsed() >= GIVE_UP_AFTER {
@@ -193,10 +194,11 @@ impl Driver {
         let (id, spec, resume_from) = (run.clone(), live.submission.spec.clone(), live.submission.resume_from.clone());
         let best_by = live.run.plan().best_by.clone();
         let again = live.again;
+        let from_another = again && self.journal.is_shared();
         let started = self.nursery.spawn(async move {
             let run = id.clone();
             let prepared = tokio::task::spawn_blocking(move || {
-                preparation::prepare(&id, &spec, &resume_from, best_by.as_deref(), &*build, again)
+                preparation::prepare(&id, &spec, &resume_from, best_by.as_deref(), &*build, again, from_another)
             })
             .await;
             let outcome = match prepared {

@@ -77,7 +77,13 @@ pub struct Tracker {
 
 impl Tracker {
     /// Takes up what earlier lives of this state folder left untold.
-    pub fn start(keeper: &mut JoinSet<()>, inbox: Inbox, journal: Journal, settings: Settings) -> Self {
+    pub fn start(
+        keeper: &mut JoinSet<()>,
+        inbox: Inbox,
+        journal: Journal,
+        tracked: Vec<(String, v1::Tracking)>,
+        settings: Settings,
+    ) -> Self {
         let (runs, taken) = mpsc::channel(QUEUE);
         let durable = watch::Sender::new(0);
         let board = Board::new();
@@ -89,16 +95,11 @@ impl Tracker {
             durable: durable.subscribe(),
             board: board.clone(),
         };
-        match journal.tracked() {
-            Ok(tracked) => {
-                for (run, tracking) in tracked.into_iter().filter(|(_, tracking)| !tracking.done) {
-                    // More than fit are taken up when the coordinator is started again.
-                    if runs.try_send(run.clone()).is_ok() {
-                        board.open(&run, &tracking.url);
-                    }
-                }
+        for (run, tracking) in tracked.into_iter().filter(|(_, tracking)| !tracking.done) {
+            // More than fit are taken up when the coordinator is started again.
+            if runs.try_send(run.clone()).is_ok() {
+                board.open(&run, &tracking.url);
             }
-            Err(error) => tracing::error!(%error, "what is left to tell the tracker cannot be read"),
         }
         keeper.spawn(office.employ(taken));
         Self { runs, durable, journal, board }

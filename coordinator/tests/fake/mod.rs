@@ -76,7 +76,11 @@ pub async fn cluster(config: Config) -> Cluster {
 }
 
 pub async fn clients(coordinator: &Coordinator) -> (RunsClient<Channel>, WorkersClient<Channel>) {
-    let uri = format!("http://{}", coordinator.address());
+    clients_at(coordinator.address()).await
+}
+
+pub async fn clients_at(address: std::net::SocketAddr) -> (RunsClient<Channel>, WorkersClient<Channel>) {
+    let uri = format!("http://{address}");
     let channel = Channel::from_shared(uri).unwrap().connect().await.unwrap();
     (RunsClient::new(channel.clone()), WorkersClient::new(channel))
 }

@@ -17,6 +17,7 @@ mod picky_tracker;
 mod resume;
 mod scoring;
 mod spark;
+mod standby;
 mod tracking;
 
 use tests::Sandbox;
