@@ -331,7 +331,7 @@ pub struct Run {
     draining: Vec<(WorkerId, String)>,
     stopping: Option<Stopping>,
     /// Members that are gone and that nobody was told of yet: a moment later there may be more to say than that a session broke.
-    lost: Vec<v1::Lost>,
+    lost: Vec<(Timestamp, v1::Lost)>,
     publishing: Publishing,
     /// Manifests are built; a coordinator that came back has to build them anew, and may find that it cannot.
     prepared: Result<bool, v1::Failure>,
@@ -490,6 +490,10 @@ impl Run {
     }
 
     fn tick(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let moment = self.plan.deadlines.heartbeat / 2;
+        if self.lost.first().is_some_and(|(since, _)| now.since(*since) >= moment) {
+            self.tell_of_the_lost(effects);
+        }
         match &self.phase {
             Phase::Gathering(_) => self.give_up_if_late(now, effects),
             Phase::Training(_) => {
@@ -555,17 +559,17 @@ impl Run {
         self.draining.iter().any(|(draining, _)| *draining == worker)
     }
 
-    /// A member is gone. Its process's own end is told at once, mere silence when the run goes on or ends, if nobody explains it before.
-    fn lose(&mut self, worker: WorkerId, step: u64, cause: &Departure, effects: &mut Vec<Effect>) {
+    /// A member is gone. Its process's own end is told at once, mere silence a moment later, if nobody explains it before.
+    fn lose(&mut self, now: Timestamp, worker: WorkerId, step: u64, cause: &Departure, effects: &mut Vec<Effect>) {
         let (worker, generation, why) = (worker.to_string(), self.generation.0, cause.why.clone());
-        self.lost.push(v1::Lost { worker, generation, step, why });
+        self.lost.push((now, v1::Lost { worker, generation, step, why }));
         if cause.told {
             self.tell_of_the_lost(effects);
         }
     }
 
     fn tell_of_the_lost(&mut self, effects: &mut Vec<Effect>) {
-        effects.extend(self.lost.drain(..).map(|lost| Effect::Emit(Notice::Lost(lost))));
+        effects.extend(self.lost.drain(..).map(|(_, lost)| Effect::Emit(Notice::Lost(lost))));
     }
 
     /// The one way to end. Final.

@@ -340,7 +340,7 @@ impl Run {
         }
         let step = member.step;
         member.end = Some(MemberEnd { how: How::Left, holding: None });
-        self.lose(worker, step, &cause, effects);
+        self.lose(now, worker, step, &cause, effects);
         let weight = if cause.told { Weight::Told } else { Weight::Silence };
         // Rank 0's word is that all is done and saved.
         let all_is_saved = first_has_ended && !is_first;

@@ -81,7 +81,10 @@ pub enum Mail {
         reported_step: u64,
         save_only: bool,
     },
-    Order { generation: Generation, order: Order },
+    Order {
+        generation: Generation,
+        order: Order,
+    },
     Published(u64),
     Release,
     Dismiss,

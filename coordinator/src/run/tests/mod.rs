@@ -185,7 +185,11 @@ fn words(effect: &Effect) -> String {
             };
             let steps =
                 if *first_step > 0 { format!(" at {first_step}, reported {reported_step}") } else { String::new() };
-            format!("seat {generation}: {}{start}{steps}{}", members.join(" "), if *save_only { ", to save" } else { "" })
+            format!(
+                "seat {generation}: {}{start}{steps}{}",
+                members.join(" "),
+                if *save_only { ", to save" } else { "" }
+            )
         }
         Effect::Order { worker, generation, order } => format!("order {order:?} {worker} {generation}"),
         Effect::Publish { staged, best } => {
