@@ -258,7 +258,9 @@ impl Run {
             self.lose(now, worker, step, &cause, effects);
         } else if recovering.joiners.contains(&worker) {
             recovering.joiners.retain(|joiner| *joiner != worker);
-        } else if let Some(known) = self.lost.iter_mut().map(|(_, lost)| lost).find(|lost| lost.worker == name).filter(|_| cause.told) {
+        } else if let Some(known) =
+            self.lost.iter_mut().map(|(_, lost)| lost).find(|lost| lost.worker == name).filter(|_| cause.told)
+        {
             // It had left already; now its end is explained.
             known.why = cause.why.clone();
             let step = known.step;
