@@ -12,4 +12,5 @@ pub mod scorable;
 pub mod seeded;
 pub mod source;
 pub mod whole_file;
+pub mod write_behind;
 pub mod writer;

@@ -13,6 +13,7 @@ use std::{
 use arrow::{
     array::{ArrayRef, AsArray as _, RecordBatch},
     datatypes::{DataType, Field, Float32Type, Schema, SchemaRef},
+    record_batch::RecordBatchReader as _,
 };
 use crossbeam_channel::{Receiver, bounded};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
@@ -70,8 +71,8 @@ pub struct Scorable {
 /// How a file keeps the features.
 #[derive(Clone, Debug)]
 enum Kept {
-    /// A column each.
-    Wide,
+    /// A column each; which of a batch's they are, once that is known.
+    Wide(Vec<usize>),
     /// Elements of the list column, by number; none: all of them, in the model's order.
     Vector { width: usize, which: Option<Vec<usize>> },
 }
@@ -194,9 +195,9 @@ impl Scorable {
         let unreadable = |error: &dyn std::fmt::Display| {
             DatasetError::new(path, format!("cannot read `{}`: {error}", path.display()))
         };
-        let kept = Arc::new(kept(path, metadata, &self.wish.features)?);
-        let mut names: Vec<&str> = match &*kept {
-            Kept::Wide => self.wish.features.iter().map(String::as_str).collect(),
+        let mut kept = kept(path, metadata, &self.wish.features)?;
+        let mut names: Vec<&str> = match &kept {
+            Kept::Wide(_) => self.wish.features.iter().map(String::as_str).collect(),
             Kept::Vector { .. } => vec![layout::FEATURES],
         };
         names.extend(self.schema.fields().iter().map(|field| field.name().as_str()));
@@ -208,6 +209,12 @@ impl Scorable {
             .with_batch_size(rows)
             .build()
             .map_err(|error| unreadable(&error))?;
+        if let Kept::Wide(places) = &mut kept {
+            let schema = reader.schema();
+            let found = self.wish.features.iter().map(|name| schema.index_of(name));
+            *places = found.collect::<Result<_, _>>().map_err(|error| unreadable(&error))?;
+        }
+        let kept = Arc::new(kept);
         let (path, wish): (Arc<Path>, _) = (path.into(), Arc::new(self.wish.clone()));
         let mut first_row = 0;
         for batch in reader {
@@ -247,10 +254,11 @@ impl Chunk {
     pub fn features(&self) -> Result<Features, DatasetError> {
         let place = self.place();
         match &*self.kept {
-            Kept::Wide => {
+            Kept::Wide(places) => {
                 let names = &self.wish.features;
+                let columns = names.iter().zip(places);
                 let columns: Vec<ArrayRef> =
-                    names.iter().map(|name| place.column(&self.batch, name)).collect::<Result<_, _>>()?;
+                    columns.map(|(name, at)| place.numbers(self.batch.column(*at), name)).collect::<Result<_, _>>()?;
                 for (column, name) in columns.iter().zip(names) {
                     place.finite(column, name)?;
                 }
@@ -289,14 +297,14 @@ impl Features {
     /// Copies rows, row-major.
     pub fn copy(&self, rows: Range<usize>, out: &mut [f32]) {
         let width = match &*self.kept {
-            Kept::Wide => 1,
+            Kept::Wide(_) => 1,
             Kept::Vector { width, .. } => *width,
         };
         let part = rows.start * width..rows.end * width;
         let slices: Vec<&[f32]> =
             self.columns.iter().map(|column| &column.as_primitive::<Float32Type>().values()[part.clone()]).collect();
         match &*self.kept {
-            Kept::Wide => transpose_into(&slices, out),
+            Kept::Wide(_) => transpose_into(&slices, out),
             Kept::Vector { which: None, .. } => out.copy_from_slice(slices[0]),
             Kept::Vector { which: Some(which), .. } => {
                 for (row, out) in slices[0].chunks_exact(width).zip(out.chunks_exact_mut(which.len())) {
@@ -342,7 +350,7 @@ fn kept(path: &Path, metadata: &ArrowReaderMetadata, features: &[String]) -> Res
             return Err(DatasetError::new(path, message).hint("encode it as it was for training"));
         }
     }
-    Ok(Kept::Wide)
+    Ok(Kept::Wide(Vec::new()))
 }
 
 fn lacks<'n>(path: &Path, feature: &str, names: impl Iterator<Item = &'n str>) -> DatasetError {
@@ -459,6 +467,13 @@ mod tests {
         write(&list, vec![(layout::FEATURES, vector(&[1.0, 10.0, 2.0, 20.0, 3.0, 30.0], 2))]);
         assert_eq!(read(&list, &["f1", "f2"]).unwrap(), [1.0, 10.0, 2.0, 20.0, 3.0, 30.0]);
         assert_eq!(read(&list, &["f2"]).unwrap(), [10.0, 20.0, 30.0]);
+        // More columns than are laid out at a time, and not a multiple of them.
+        let names: Vec<String> = (0..19).map(|n| format!("c{n}")).collect();
+        let columns = (0..19).map(|n| floats(&[n as f32, 100.0 + n as f32, 200.0 + n as f32]));
+        write(&wide, names.iter().map(String::as_str).zip(columns).collect());
+        let asked: Vec<&str> = names.iter().rev().map(String::as_str).collect();
+        let expected: Vec<f32> = (0..3).flat_map(|row| (0..19).rev().map(move |n| (100 * row + n) as f32)).collect();
+        assert_eq!(read(&wide, &asked).unwrap(), expected);
         let lacking = read(&list, &["f1", "f3"]).unwrap_err();
         assert!(lacking.message.contains("no feature `f3`") && lacking.message.contains("f1, f2"), "{lacking}");
     }

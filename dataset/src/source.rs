@@ -284,7 +284,11 @@ pub(crate) struct Place<'a> {
 
 impl Place<'_> {
     pub fn column(&self, batch: &RecordBatch, name: &str) -> Result<ArrayRef, DatasetError> {
-        let column = batch.column_by_name(name).ok_or_else(|| self.absent(name))?;
+        self.numbers(batch.column_by_name(name).ok_or_else(|| self.absent(name))?, name)
+    }
+
+    /// A column as f32, none of it null.
+    pub fn numbers(&self, column: &ArrayRef, name: &str) -> Result<ArrayRef, DatasetError> {
         if let Some(row) =
             (column.null_count() > 0).then(|| (0..column.len()).find(|row| column.is_null(*row))).flatten()
         {
@@ -361,22 +365,32 @@ fn transpose(columns: &[&[f32]], out: &mut Vec<f32>) {
     let mut tile = vec![0.0; TILE * width];
     for first in (0..rows).step_by(TILE) {
         let last = rows.min(first + TILE);
-        let part = columns.iter().map(|column| &column[first..last]);
-        lay_out(part, width, &mut tile);
+        let part: Vec<&[f32]> = columns.iter().map(|column| &column[first..last]).collect();
+        transpose_into(&part, &mut tile[..(last - first) * width]);
         out.extend_from_slice(&tile[..(last - first) * width]);
     }
 }
 
-/// Columns as rows of memory that is there already and stays in a core's cache.
+/// Columns as rows of memory that is there already and stays in a core's cache. Some columns at a time, so that what is written side by side
+/// lies side by side.
 pub(crate) fn transpose_into(columns: &[&[f32]], out: &mut [f32]) {
-    lay_out(columns.iter().copied(), columns.len(), out);
+    const SIDE: usize = 8;
+    let width = columns.len();
+    for (part, columns) in columns.chunks(SIDE).enumerate() {
+        let first = part * SIDE;
+        let rows = out.chunks_exact_mut(width).map(|row| &mut row[first..first + columns.len()]);
+        match <&[&[f32]; SIDE]>::try_from(columns) {
+            // The same, with a width that the compiler knows.
+            Ok(columns) => lay_out(columns, rows),
+            Err(_) => lay_out(columns, rows),
+        }
+    }
 }
 
-fn lay_out<'a>(columns: impl Iterator<Item = &'a [f32]>, width: usize, out: &mut [f32]) {
-    for (index, column) in columns.enumerate() {
-        for (row, value) in out.chunks_exact_mut(width).zip(column) {
-            row[index] = *value;
-        }
+#[inline(always)]
+fn lay_out<'a>(columns: &[&[f32]], rows: impl Iterator<Item = &'a mut [f32]>) {
+    for (at, row) in rows.enumerate() {
+        row.iter_mut().zip(columns).for_each(|(out, column)| *out = column[at]);
     }
 }
 

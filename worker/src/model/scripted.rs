@@ -97,7 +97,9 @@ impl Scripted {
     pub fn about(file: &[u8]) -> Result<About, Unfit> {
         let (script, _, about) = load(file)?;
         let about: Value = serde_json::from_slice(&about).unwrap_or_default();
-        let normalize = Normalize::deserialize(&about[NORMALIZE]).unwrap_or_default();
+        // What is inside a module that was made of another's may not be its own model's.
+        let normalize = [&about[NORMALIZE], &about["model"][NORMALIZE]].into_iter().find(|word| word.is_string());
+        let normalize = normalize.and_then(|word| Normalize::deserialize(word).ok()).unwrap_or_default();
         Ok(About { features: script.strings("features"), normalize })
     }
 

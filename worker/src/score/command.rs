@@ -14,17 +14,21 @@ use dataset::{
     layout,
     scorable::{Scorable, Wanted, Wish},
     whole_file::{WholeFile, check_apart},
+    write_behind::WriteBehind,
 };
 use parquet::{
     arrow::ArrowWriter,
     basic::Encoding,
-    file::{metadata::KeyValue, properties::WriterProperties},
+    file::{
+        metadata::KeyValue,
+        properties::{EnabledStatistics, WriterProperties},
+    },
     schema::types::ColumnPath,
 };
 use proto::{checkpoint::MODEL, spec::Data};
 use serde_json::json;
 
-use super::stream::{schema, stream};
+use super::stream::{SCORE, schema, stream};
 use crate::{
     fault::Fault,
     model::load::{self, Loaded, Which},
@@ -86,7 +90,8 @@ impl From<WhichArg> for Which {
 
 /// Key of a file of scores that says which model they are of.
 const ABOUT: &str = "lockstep.scores";
-const ROW_GROUP: usize = 1 << 20;
+/// Rows of a row group: it is held in memory until it is full, and what of the last one is left when the scores end is waited for.
+const ROW_GROUP: usize = 1 << 17;
 /// Progress is told at most this often.
 const TELL_EVERY: Duration = Duration::from_millis(200);
 
@@ -156,13 +161,18 @@ fn to_parquet(model: &Loaded, data: Scorable, threads: usize, out: &Path, whole:
         .set_encoding(Encoding::PLAIN)
         .set_dictionary_enabled(false)
         .set_max_row_group_row_count(Some(ROW_GROUP));
+    // Nobody looks for a range of scores or of documents' names: the extremes of each page would be found for nothing.
+    for name in [SCORE, layout::DOCUMENT] {
+        let column = ColumnPath::new(vec![name.to_owned()]);
+        properties = properties.set_column_statistics_enabled(column, EnabledStatistics::None);
+    }
     // Text that repeats is worth a dictionary; numbers are not.
     for field in schema.fields().iter().filter(|field| !field.data_type().is_primitive()) {
         if field.data_type() != &DataType::Boolean && field.name() != layout::DOCUMENT {
             properties = properties.set_column_dictionary_enabled(ColumnPath::new(vec![field.name().clone()]), true);
         }
     }
-    let file = whole.file().map_err(|error| unwritable(&error))?;
+    let file = whole.file().and_then(WriteBehind::new).map_err(|error| unwritable(&error))?;
     let mut writer =
         ArrowWriter::try_new(file, schema, Some(properties.build())).map_err(|error| unwritable(&error))?;
     let (mut done, mut told) = (0, Instant::now());
@@ -175,7 +185,8 @@ fn to_parquet(model: &Loaded, data: Scorable, threads: usize, out: &Path, whole:
         }
         Ok(())
     })?;
-    writer.close().map_err(|error| unwritable(&error))?;
+    let file = writer.into_inner().map_err(|error| unwritable(&error))?;
+    file.finish().map_err(|error| unwritable(&error))?;
     if done != total {
         return Err(Fault::failed(
             format!("{done} rows were scored of the {total} that the data has by its footers"),
