@@ -22,7 +22,7 @@ use saboteur::{Blow, Kind, Saboteur};
 
 pub async fn chaos(args: ChaosArgs, log: Option<&str>) -> Result<ExitCode, Fault> {
     let chaos = Chaos::new(Saboteur::new(plan::plan(&args)?, args.seed));
-    train::train_under(Some(chaos), args.train, log).await
+    Box::pin(train::train_under(Some(chaos), args.train, log)).await
 }
 
 /// What is done to a run, and the books that are kept of it.

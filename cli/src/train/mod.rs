@@ -51,7 +51,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const LAST_LINES: usize = 12;
 
 pub async fn train(args: TrainArgs, log: Option<&str>) -> Result<ExitCode, Fault> {
-    train_under(None, args, log).await
+    Box::pin(train_under(None, args, log)).await
 }
 
 /// Trains while this is done to the run.

@@ -44,7 +44,7 @@ impl FromStr for EtcdStore {
         let endpoints: Vec<String> = members.split(',').map(|member| member.trim().to_owned()).collect();
         let wrong = endpoints.iter().find(|endpoint| {
             let port = endpoint.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
-            !port.is_some_and(|port| port.parse::<u16>().is_ok()) || endpoint.contains(['@', '?', '#'])
+            port.is_none_or(|port| port.parse::<u16>().is_err()) || endpoint.contains(['@', '?', '#'])
         });
         match wrong {
             Some(endpoint) => Err(format!("`{endpoint}` is not `host:port`: {WRITE}")),

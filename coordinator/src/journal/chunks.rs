@@ -257,7 +257,7 @@ impl Chunks {
     }
 
     /// The chunks that are to be made coarser next, where the run takes too much: where the first and the last of them begin.
-    pub fn to_coarsen(&mut self, most: usize) -> Option<(u64, u64)> {
+    pub fn coarsen_next(&mut self, most: usize) -> Option<(u64, u64)> {
         let bytes: usize = self.sizes.values().sum();
         if self.coarse_to == 0 && bytes <= most.max(self.allowed) {
             return None;

@@ -196,7 +196,7 @@ impl Remote {
     /// One step for each run that takes too much; what fails is done another time.
     fn coarsen(&self, chunks: &mut HashMap<String, Chunks>) {
         for (run, chunks) in chunks {
-            let Some((first, last)) = chunks.to_coarsen(RUN_BYTES) else { continue };
+            let Some((first, last)) = chunks.coarsen_next(RUN_BYTES) else { continue };
             let (from, to) = (self.keys.chunk(run, first), behind(&self.keys.chunk(run, last)));
             let mut coarse = chunks.clone();
             let done = self.runtime.block_on(self.etcd.range(from.into_bytes(), to, 0)).map_err(JournalError::from);

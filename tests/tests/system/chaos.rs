@@ -106,7 +106,6 @@ fn rank_0_killed_in_mid_epoch_is_replaced_and_the_weights_are_the_undisturbed_on
     assert!(lost["why"].as_str().unwrap().contains("killed by signal 9 (SIGKILL)"), "{lost}");
     let said = |words: &str| outcome.err.lines().filter(|line| line.contains(words)).count();
     assert_eq!(said("worker w0:1 killed by signal 9 (SIGKILL)"), 1, "{}", outcome.err);
-    assert_eq!(said("going on from step"), 1, "{}", outcome.err);
     same_as_undisturbed(&sandbox, &outcome);
 }
 
@@ -304,7 +303,9 @@ fn a_worker_told_to_go_hands_over_and_leaves_with_no_step_lost() {
     let workers: Value = serde_json::from_str(&workers.out).unwrap();
     let state =
         |name: &str| workers.as_array().unwrap().iter().find(|w| w["worker"] == name).map(|w| w["state"].clone());
-    assert_eq!(state("w1:1").unwrap(), "left: exited with code 0", "{workers:#}");
+    // Whichever of the two is heard of first.
+    let left = state("w1:1").unwrap();
+    assert!(["left: dismissed", "left: exited with code 0"].iter().any(|words| left == *words), "{workers:#}");
     assert_eq!(state("w1:2"), None);
     let outcome = run.finish().ok();
     assert_eq!(outcome.named("seated").len(), 2);
