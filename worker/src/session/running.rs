@@ -150,6 +150,7 @@ fn work(seat: v1::Seat, kept: Option<Box<Job>>, surroundings: &Surroundings<'_>)
         Ok(Err(JobError::PeerLost(lost))) => {
             grace = GRACE;
             lost_worker = gone(&lost).to_owned();
+            tracing::warn!(%lost, "the generation is over");
             job_ended::Outcome::PeerLost(if lost.peer.is_some() { lost.to_string() } else { "aborted".into() })
         }
         Ok(Err(JobError::Failed { message, hint, input_is_wrong })) => job_ended::Outcome::Failed(v1::Failure {
