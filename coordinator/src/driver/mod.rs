@@ -183,7 +183,7 @@ impl Driver {
             Call::Drain { worker, why } => {
                 tracing::info!(%worker, %why, "worker wants to leave");
                 match self.pool.run_of(worker) {
-                    Some(run) => self.feed(&run, Event::Drain { worker, why }),
+                    Some(run) => self.feed(&run, Event::Drain { worker }),
                     None => self.dismiss(worker),
                 }
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proto::{RunId, WorkerId, v1};
 
-use super::{Departure, Effect, Notice, Phase, Prepared, Run, Start, Verdict};
+use super::{Departure, Effect, Phase, Prepared, Run, Start, Verdict, warning};
 use crate::clock::Timestamp;
 
 /// More reasons than this would bury the message.
@@ -61,13 +61,13 @@ impl Run {
         self.best_score = prepared.best_score;
         self.best = prepared.best;
         for message in prepared.warnings {
-            effects.push(Effect::Emit(Notice::Warning(v1::Warning { message })));
+            effects.push(warning(message));
         }
         self.seat_if_complete(now, effects);
     }
 
     pub(super) fn offered(&mut self, now: Timestamp, worker: WorkerId, effects: &mut Vec<Effect>) {
-        if self.members().contains(&worker) {
+        if self.has(worker) {
             return;
         }
         if self.wants() == 0 {

@@ -76,7 +76,6 @@ pub enum Event {
     /// A member wants to leave, as soon as it can hand over.
     Drain {
         worker: WorkerId,
-        why: String,
     },
     Report {
         worker: WorkerId,
@@ -328,7 +327,7 @@ pub struct Run {
     /// Whoever starts workers has said that no other will come.
     alone: Option<String>,
     /// Members that wait to be let go.
-    draining: Vec<(WorkerId, String)>,
+    draining: Vec<WorkerId>,
     stopping: Option<Stopping>,
     /// Members that are gone and that nobody was told of yet: a moment later there may be more to say than that a session broke.
     lost: Vec<(Timestamp, v1::Lost)>,
@@ -386,8 +385,7 @@ impl Run {
         run.progress = status.progress;
         run.last_epoch = status.last_epoch;
         run.epochs_told = epochs_told;
-        let stopping = Stopping { at_once: false, since: now, failure: None, hands_over: false };
-        run.stopping = status.stopping.then_some(stopping);
+        run.stopping = status.stopping.then(|| Stopping::to_save(now));
         run.best_score = status.best.as_ref().and_then(|best| run.score(best));
         run.best = status.best;
         run.last = last;
@@ -417,7 +415,8 @@ impl Run {
     }
 
     /// Progress that is known, and so many epochs.
-    pub fn told(&self) -> (u64, u64) {
+    #[cfg(test)]
+    fn told(&self) -> (u64, u64) {
         (self.reported, self.epochs_told)
     }
 
@@ -441,11 +440,11 @@ impl Run {
                 self.turned_away(now, why, nobody_else_will_come, &mut effects);
             }
             Event::Left { worker, cause } => self.left(now, worker, cause, &mut effects),
-            Event::Drain { worker, why } => self.drain(now, worker, why, &mut effects),
+            Event::Drain { worker } => self.drain(now, worker, &mut effects),
             Event::Report { worker, report, .. } => self.reported(now, worker, report, &mut effects),
             Event::Published { outcome, .. } => self.published(now, outcome, &mut effects),
             Event::Stop { now: at_once } => self.stop(now, at_once, &mut effects),
-            Event::Warned(message) => effects.push(Effect::Emit(Notice::Warning(v1::Warning { message }))),
+            Event::Warned(message) => effects.push(warning(message)),
             Event::ShutDown => self.shut_down(now, &mut effects),
             Event::Tick => self.tick(now, &mut effects),
         }
@@ -462,10 +461,8 @@ impl Run {
             // Said to a coordinator that is no more: it will be said again.
             (_, Event::Report { worker, .. }) if self.is_away(*worker) => true,
             // What was staged was committed before: it counts, whichever generation its author has got to.
-            (_, Event::Report { worker, report: Report::Staged(_), .. }) => !self.members().contains(worker),
-            (_, Event::Report { worker, generation, .. }) => {
-                *generation != self.generation || !self.members().contains(worker)
-            }
+            (_, Event::Report { worker, report: Report::Staged(_), .. }) => !self.has(*worker),
+            (_, Event::Report { worker, generation, .. }) => *generation != self.generation || !self.has(*worker),
             (_, Event::Published { staged, .. }) => !self.publishing.is_of(staged),
             (_, Event::Submitted) => true,
             (_, Event::Prepared(_) | Event::Refused(_)) => self.prepared != Ok(false),
@@ -539,11 +536,11 @@ impl Run {
         }
     }
 
-    fn drain(&mut self, now: Timestamp, worker: WorkerId, why: String, effects: &mut Vec<Effect>) {
-        if self.draining.iter().any(|(draining, _)| *draining == worker) || !self.members().contains(&worker) {
+    fn drain(&mut self, now: Timestamp, worker: WorkerId, effects: &mut Vec<Effect>) {
+        if self.draining.contains(&worker) || !self.has(worker) {
             return;
         }
-        self.draining.push((worker, why));
+        self.draining.push(worker);
         match &self.phase {
             Phase::Gathering(_) => {
                 self.left_gathering(now, worker, &Departure { why: "it was told to go".into(), told: true }, effects);
@@ -553,10 +550,6 @@ impl Run {
             Phase::Recovering(_) => self.go_on_if_possible(now, effects),
             Phase::Ended { .. } => {}
         }
-    }
-
-    fn drains(&self, worker: WorkerId) -> bool {
-        self.draining.iter().any(|(draining, _)| *draining == worker)
     }
 
     /// A member is gone. Its process's own end is told at once, mere silence a moment later, if nobody explains it before.
@@ -657,6 +650,16 @@ impl Run {
             Phase::Training(training) => training.workers().chain(training.joiners.iter().copied()).collect(),
             Phase::Recovering(recovering) => recovering.workers().collect(),
             Phase::Ended { .. } => Vec::new(),
+        }
+    }
+
+    /// Whether it is one of [`members`](Self::members). Asked for every report.
+    fn has(&self, worker: WorkerId) -> bool {
+        match &self.phase {
+            Phase::Gathering(gathering) => gathering.members.contains(&worker),
+            Phase::Training(training) => training.rank(worker).is_some() || training.joiners.contains(&worker),
+            Phase::Recovering(recovering) => recovering.workers().any(|member| member == worker),
+            Phase::Ended { .. } => false,
         }
     }
 

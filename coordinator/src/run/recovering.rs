@@ -55,6 +55,12 @@ impl Cause {
         Self { worker: peer.unwrap_or(by), step, why: words, weight }
     }
 
+    /// As its session or its process's end told.
+    pub fn of_a_departure(worker: WorkerId, step: u64, departure: Departure) -> Self {
+        let weight = if departure.told { Weight::Told } else { Weight::Silence };
+        Self { worker, step, why: departure.why, weight }
+    }
+
     pub fn words(&self) -> String {
         let Self { worker, step, why, weight } = self;
         match weight {
@@ -99,16 +105,15 @@ impl Recovering {
 
     /// Those of the old generation in rank order, then those to be let in.
     pub fn workers(&self) -> impl Iterator<Item = WorkerId> + '_ {
-        self.survivors.iter().map(|survivor| survivor.remains.worker).chain(self.joiners.iter().copied())
+        self.survivors().chain(self.joiners.iter().copied())
     }
 
     pub fn survivors(&self) -> impl Iterator<Item = WorkerId> + '_ {
         self.survivors.iter().map(|survivor| survivor.remains.worker)
     }
 
-    pub fn world_to_be(&self, draining: &[(WorkerId, String)]) -> usize {
-        let stays = |worker: &WorkerId| !draining.iter().any(|(draining, _)| draining == worker);
-        self.workers().filter(stays).count()
+    pub fn world_to_be(&self, draining: &[WorkerId]) -> usize {
+        self.workers().filter(|worker| !draining.contains(worker)).count()
     }
 
     /// Members of the old generation that have not let go of it.
@@ -247,14 +252,13 @@ impl Run {
         cause: Departure,
         effects: &mut Vec<Effect>,
     ) {
-        self.draining.retain(|(draining, _)| *draining != worker);
+        self.draining.retain(|draining| *draining != worker);
         let name = worker.to_string();
         let Some(recovering) = self.recovering() else { return };
-        let weight = if cause.told { Weight::Told } else { Weight::Silence };
         let step = recovering.survivor(worker).map(|survivor| survivor.remains.step);
         if let Some(step) = step {
             recovering.survivors.retain(|survivor| survivor.remains.worker != worker);
-            recovering.learn(Cause { worker, step, why: cause.why.clone(), weight });
+            recovering.learn(Cause::of_a_departure(worker, step, cause.clone()));
             self.lose(now, worker, step, &cause, effects);
         } else if recovering.joiners.contains(&worker) {
             recovering.joiners.retain(|joiner| *joiner != worker);
@@ -266,7 +270,7 @@ impl Run {
             let step = known.step;
             self.tell_of_the_lost(effects);
             if let Some(recovering) = self.recovering() {
-                recovering.learn(Cause { worker, step, why: cause.why, weight });
+                recovering.learn(Cause::of_a_departure(worker, step, cause));
             }
         }
         self.go_on_or_say(now, effects);
@@ -285,7 +289,7 @@ impl Run {
             return self.end(now, Verdict::Stopped { reason }, effects);
         }
         if self.stopping.is_none() {
-            self.stopping = Some(Stopping { at_once: false, since: now, failure: None, hands_over: false });
+            self.stopping = Some(Stopping::to_save(now));
         }
         self.go_on_or_say(now, effects);
     }
@@ -355,7 +359,7 @@ impl Run {
                 return self.end(now, Verdict::Failed(self.resumable_or_not(failure)), effects);
             }
             // Somebody holds a state: a generation that takes no step saves it.
-            self.stopping = Some(Stopping { at_once: false, since: now, failure: Some(failure), hands_over: false });
+            self.stopping = Some(Stopping { failure: Some(failure), ..Stopping::to_save(now) });
         }
         let stops = self.stopping.is_some();
         let least = if stops { 1 } else { self.plan.least as usize };
@@ -376,7 +380,7 @@ impl Run {
 
     /// Members that want to go, do so once others hold what they hold.
     fn let_go_of_the_draining(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        let draining: Vec<WorkerId> = self.draining.iter().map(|(worker, _)| *worker).collect();
+        let draining = self.draining.clone();
         let saved = self.last.as_ref().map(|last| last.step);
         let Some(recovering) = self.recovering() else { return };
         let goes = |worker: &WorkerId| draining.contains(worker);
@@ -393,10 +397,10 @@ impl Run {
             let gone: Vec<WorkerId> = recovering.workers().filter(goes).collect();
             recovering.survivors.retain(|survivor| !goes(&survivor.remains.worker));
             recovering.joiners.retain(|worker| !goes(worker));
-            self.draining.retain(|(worker, _)| !gone.contains(worker));
+            self.draining.retain(|worker| !gone.contains(worker));
             effects.extend(gone.into_iter().map(|worker| Effect::Dismiss { worker }));
         } else if recovering.workers().all(|worker| goes(&worker)) {
-            self.stopping.get_or_insert(Stopping { at_once: false, since: now, failure: None, hands_over: true });
+            self.stopping.get_or_insert(Stopping { hands_over: true, ..Stopping::to_save(now) });
         }
     }
 
@@ -414,7 +418,7 @@ impl Run {
         recovering.giving_up = Some(failure);
     }
 
-    fn resumable_or_not(&self, mut failure: v1::Failure) -> v1::Failure {
+    pub(super) fn resumable_or_not(&self, mut failure: v1::Failure) -> v1::Failure {
         if failure.hint == RESUME_HINT && self.last.is_none() && self.resumed_at.is_none() {
             failure.hint = "it had no checkpoint yet: start it again".into();
         }
@@ -467,7 +471,7 @@ impl Run {
         }
         self.recoveries += u32::from(lost_one);
         self.begin(now, members, start, first_step, now.since(since), effects);
-        if self.stopping.is_none() && self.members().iter().any(|worker| self.drains(*worker)) {
+        if self.stopping.is_none() && self.draining.iter().any(|worker| self.has(*worker)) {
             self.change_world(now, effects);
         }
     }

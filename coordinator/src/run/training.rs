@@ -5,11 +5,8 @@ use std::time::Duration;
 use proto::{Generation, WorkerId, v1};
 
 use super::{
-    Departure, Effect, Holding, JobEnd, Notice, Order, Phase, RESUME_HINT, Report, Run, Verdict,
-    recovering::{Cause, Weight},
-    resumable,
-    system::SystemWindow,
-    warning,
+    Departure, Effect, Holding, JobEnd, Notice, Order, Phase, Report, Run, Verdict, recovering::Cause, resumable,
+    system::SystemWindow, warning,
 };
 use crate::clock::Timestamp;
 
@@ -341,13 +338,12 @@ impl Run {
         let step = member.step;
         member.end = Some(MemberEnd { how: How::Left, holding: None });
         self.lose(now, worker, step, &cause, effects);
-        let weight = if cause.told { Weight::Told } else { Weight::Silence };
         // Rank 0's word is that all is done and saved.
         let all_is_saved = first_has_ended && !is_first;
         if at_once || failing || all_is_saved {
             self.conclude_if_due(now, effects);
         } else {
-            self.recover(now, Some(Cause { worker, step, why: cause.why, weight }), effects);
+            self.recover(now, Some(Cause::of_a_departure(worker, step, cause)), effects);
         }
     }
 
@@ -373,7 +369,7 @@ impl Run {
         if self.stopping.is_some() {
             return;
         }
-        let draining: Vec<WorkerId> = self.draining.iter().map(|(worker, _)| *worker).collect();
+        let draining = self.draining.clone();
         let Some(training) = self.training() else { return };
         if training.yielding || !training.may_grow() {
             return;
@@ -381,7 +377,7 @@ impl Run {
         if training.workers().all(|worker| draining.contains(&worker)) && training.joiners.is_empty() {
             // Nobody to hand over to but the disk.
             effects.extend(training.orders(generation, Order::Stop));
-            self.stopping = Some(Stopping { at_once: false, since: now, failure: None, hands_over: true });
+            self.stopping = Some(Stopping { hands_over: true, ..Stopping::to_save(now) });
         } else {
             training.yielding = true;
             effects.extend(training.orders(generation, Order::Yield));
@@ -450,7 +446,7 @@ impl Run {
             }
             return;
         }
-        self.stopping = Some(Stopping { at_once, since: now, failure: None, hands_over: false });
+        self.stopping = Some(Stopping { at_once, ..Stopping::to_save(now) });
         if !at_once {
             effects.push(self.record(now));
         }
@@ -462,17 +458,13 @@ impl Run {
     /// Comes to the verdict once everyone has ended and what was staged is published.
     pub(super) fn conclude_if_due(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let step = self.step;
-        let nothing_to_resume = self.last.is_none() && self.resumed_at.is_none();
         if !self.publishing.is_idle() {
             return;
         }
         let Phase::Training(training) = &self.phase else { return };
         let all_ended = training.all_ended();
         let verdict = if let Some(ending) = &training.ending {
-            let mut failure = ending.failure.clone();
-            if failure.hint == RESUME_HINT && nothing_to_resume {
-                failure.hint = "it had no checkpoint yet: start it again".into();
-            }
+            let failure = self.resumable_or_not(ending.failure.clone());
             let grace = if training.may_be_writing() { WRITER_GRACE } else { GRACE };
             (all_ended || now.since(ending.since) >= grace).then_some(Verdict::Failed(failure))
         } else if let Some(stopping) = self.stopping.as_ref().filter(|stopping| stopping.at_once) {
@@ -501,6 +493,13 @@ impl Run {
         if let Some(verdict) = verdict {
             self.end(now, verdict, effects);
         }
+    }
+}
+
+impl Stopping {
+    /// On request, once what is held is saved.
+    pub fn to_save(since: Timestamp) -> Self {
+        Self { at_once: false, since, failure: None, hands_over: false }
     }
 }
 

@@ -94,7 +94,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (worker(), any::<bool>()).prop_map(|(worker, told)| {
             Event::Left { worker, cause: Departure { why: "gone".into(), told } }
         }),
-        1 => worker().prop_map(|worker| Event::Drain { worker, why: "SIGTERM".into() }),
+        1 => worker().prop_map(|worker| Event::Drain { worker }),
         1 => any::<bool>().prop_map(|nobody_else_will_come| Event::TurnedAway { why: "full".into(), nobody_else_will_come }),
         12 => (worker(), 0..4u64, report()).prop_map(|(worker, generation, report)| {
             Event::Report { worker, generation: Generation(generation), report }

@@ -294,7 +294,7 @@ impl World {
                 self.tally.drains += 1;
                 let worker = self.process(slot).id;
                 if self.process(slot).held {
-                    self.feed(Event::Drain { worker, why: "SIGTERM".into() });
+                    self.feed(Event::Drain { worker });
                 }
             }
             _ => {

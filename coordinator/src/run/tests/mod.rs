@@ -107,7 +107,7 @@ fn event(words: &str, now: &mut Timestamp) -> Vec<Event> {
         },
         "drain" => {
             let id = worker(rest.pop_front().unwrap());
-            Event::Drain { worker: id, why: "SIGTERM".into() }
+            Event::Drain { worker: id }
         }
         "beat" => {
             let id = worker(rest.pop_front().unwrap());
